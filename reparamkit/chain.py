@@ -1,0 +1,66 @@
+"""Chains of values: the operator from one to another, the nearest common source, the sum of branches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reparamkit.errors import Refusal
+from reparamkit.merge import Algebra, Term
+from reparamkit.operators import Scale
+
+if TYPE_CHECKING:
+    from reparamkit.flow import Value
+
+
+def path_term(value: Value, source: Value, algebra: Algebra) -> Term | Refusal:
+    """The operator from `source` to `value`, along its chain.
+
+    Outer operators are combined first, and where that is refused the inner ones: either order may be the one in
+    which every step is exact.
+    """
+    term = Term(Scale())
+    for step in value.chain():
+        if step is source:
+            return term
+        if step.term is None:
+            return Refusal("RK318", "the value does not start there", value.where)
+        made = algebra.compose(term, step.term)
+        if isinstance(made, Refusal):
+            return _inner_first(value, source, algebra, made)
+        term = made
+    return Refusal("RK318", "the value does not start there", value.where)
+
+
+def _inner_first(value: Value, source: Value, algebra: Algebra, refused: Refusal) -> Term | Refusal:
+    if value.source is None or value.term is None or value.source is source:
+        return refused.at(value.where)
+    inner = path_term(value.source, source, algebra)
+    if isinstance(inner, Refusal):
+        return refused.at(value.where)
+    return algebra.compose(value.term, inner)
+
+
+def nearest_common(values: list[Value]) -> Value | None:
+    """The nearest value that all of `values` are operators of."""
+    chains = [list(v.chain()) for v in values]
+    others = [set(chain) for chain in chains[1:]]
+    return next((v for v in chains[0] if all(v in other for other in others)), None)
+
+
+def sum_term(terms: tuple[tuple[float, Value], ...], algebra: Algebra) -> tuple[Value, Term] | Refusal:
+    """The sum of `terms` as one operator of their nearest common source."""
+    source = nearest_common([v for _, v in terms])
+    if source is None:
+        return Refusal("RK318", "the summed values have no common source")
+    total: Term | None = None
+    for factor, value in terms:
+        term = path_term(value, source, algebra)
+        if isinstance(term, Term):
+            term = algebra.scaled(factor, term)
+        if isinstance(term, Term) and total is not None:
+            term = algebra.add(total, term)
+        if isinstance(term, Refusal):
+            return term
+        total = term
+    assert total is not None
+    return source, total

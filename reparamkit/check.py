@@ -1,0 +1,103 @@
+"""Is this something that can be converted? Asked before anything is looked at closely."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from reparamkit.errors import ModelError, RecipeError
+from reparamkit.trace import modules_under
+
+if TYPE_CHECKING:
+    from reparamkit.plan import Plan
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+def checked_model(model: object) -> None:
+    """Raise `ModelError` unless `model` is a module in eval mode with weights of its own.
+
+    Raises:
+        ModelError: RK601 TorchScript, RK602 exported program, RK603 not a module, RK101 training mode (lists the
+            modules), RK102 lazy parameters, RK505 meta weights.
+    """
+    if isinstance(model, torch.export.ExportedProgram):
+        raise ModelError("RK602", "convert the module it was exported from, then export again")
+    if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise ModelError("RK601", "convert the Python module it was made from, then script again")
+    if not isinstance(model, nn.Module):
+        raise ModelError("RK603", f"expected an nn.Module, got {type(model).__name__}")
+    training, lazy, meta = [], [], []
+    for path, module in modules_under(model):
+        if module.training:
+            training.append((path, module))
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None:
+                continue
+            where = f"{path}.{name}" if path else name
+            if nn.parameter.is_lazy(tensor):
+                lazy.append(where)
+            elif tensor.is_meta:
+                meta.append(where)
+    if lazy:
+        raise ModelError("RK102", f"{_few(lazy)}; run one batch through the model first")
+    if meta:
+        raise ModelError("RK505", f"{_few(meta)} on the meta device; load the weights first")
+    if training:
+        raise ModelError("RK101", f"{_training(training)}; call model.eval() first")
+
+
+def _training(found: list[tuple[str, nn.Module]]) -> str:
+    """The modules whose behaviour depends on the mode first: they are the reason."""
+    depends = [(p, m) for p, m in found if isinstance(m, (_NORMS, nn.modules.dropout._DropoutNd))]
+    rest = [(p, m) for p, m in found if (p, m) not in depends] if len(found) < 1000 else []
+    names = [f"{p or '(root)'} ({type(m).__name__})" for p, m in (*depends, *rest)]
+    return f"{len(found)} modules are in training mode: {_few(names)}"
+
+
+def _few(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def checked_example(example_inputs: Any) -> None:
+    """Raise `ModelError` RK603 for an example that is no input at all."""
+    if example_inputs is not None and not isinstance(example_inputs, (torch.Tensor, tuple, list, dict)):
+        raise ModelError(
+            "RK603",
+            f"example_inputs: expected a tensor, a tuple of arguments or a dict, got {type(example_inputs).__name__}",
+        )
+
+
+def expectations(plan: Plan, converted: nn.Module) -> None:
+    """Check what the recipe expects of each matched block.
+
+    Raises:
+        RecipeError: RK707 with the block, the count and the limit.
+    """
+    for scope in plan.scopes:
+        expect = scope.block.expect
+        if expect is None or not _exists(converted, scope.path):
+            continue
+        inside = list(converted.get_submodule(scope.path).modules())
+        counts = (
+            ("convs", sum(isinstance(m, _CONVS) for m in inside), expect.convs),
+            ("batch_norms", sum(isinstance(m, _NORMS) for m in inside), expect.batch_norms),
+        )
+        for name, found, limit in counts:
+            if limit is not None and found > limit:
+                why = [str(r) for r in plan.refusals if r.where == scope.path or r.where.startswith(f"{scope.path}.")]
+                because = f"; {'; '.join(why[:3])}" if why else ""
+                raise RecipeError(
+                    "RK707", f"{scope.path or '(root)'}: {found} {name} left, expected at most {limit}{because}"
+                )
+
+
+def _exists(model: nn.Module, path: str) -> bool:
+    found: Any = model
+    for part in path.split(".") if path else ():
+        found = found._modules.get(part) if isinstance(found, nn.Module) else None
+    return isinstance(found, nn.Module)

@@ -1,0 +1,65 @@
+"""cost: what an operator costs to run and to store. Numbers only, relative to the input positions of its flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reparamkit.operators import Conv, ConvTranspose, Stencil
+
+if TYPE_CHECKING:
+    from reparamkit.operators import Operator
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Costs add up.
+
+    Attributes:
+        macs: multiply-accumulates per position.
+        params: numbers stored.
+        traffic: activations written per position.
+        ops: kernels launched.
+    """
+
+    macs: float = 0.0
+    params: float = 0.0
+    traffic: float = 0.0
+    ops: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.macs + other.macs,
+            self.params + other.params,
+            self.traffic + other.traffic,
+            self.ops + other.ops,
+        )
+
+    @property
+    def score(self) -> float:
+        """One number to compare by: an activation written costs as much as a few products, a launch something."""
+        return self.macs + 8.0 * self.traffic + 32.0 * self.ops
+
+
+def cost_of(op: Operator, density: float, channels: int = 1) -> Cost:
+    """The cost of a module that computes `op`.
+
+    Args:
+        op: the operator.
+        density: positions of its result per position of the input of the flow.
+        channels: of the result, where the operator does not say.
+    """
+    if isinstance(op, (Conv, ConvTranspose)):
+        positions = density if isinstance(op, Conv) else density / _growth(op)
+        return Cost(op.macs * positions, op.params, op.out_channels * density, 1)
+    if isinstance(op, Stencil):
+        return Cost(op.macs * channels * density, 0, channels * density, 1)
+    channels = op.channels or channels
+    return Cost(channels * density, op.params, channels * density, 1)
+
+
+def _growth(op: ConvTranspose) -> float:
+    growth = 1.0
+    for step in op.stride:
+        growth *= step
+    return growth

@@ -1,0 +1,217 @@
+"""decide: which of the exact merges are made.
+
+A region is a source, a value that is an operator of it, and everything between them; it can be replaced when
+nobody else reads what is between. Of all ways to cut the chain of sources into regions the cheapest is taken; a sum
+is one region, or its branches are cut one by one. What "cheaper" means, and what may be replaced at all, is the
+policy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from reparamkit.cost import Cost, cost_of
+from reparamkit.errors import Refusal
+from reparamkit.chain import path_term
+from reparamkit.operators import Scale, Stencil
+
+if TYPE_CHECKING:
+    from reparamkit.flow import Flow, Value
+    from reparamkit.merge import Algebra, Term
+    from reparamkit.policy import Policy
+
+_REACH = 24  # how many operators of a chain one candidate may span; each value looks this far back
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A region and the operator it is.
+
+    Attributes:
+        source: where it starts; not part of it.
+        target: where it ends.
+        values: what it replaces, in order, the target last.
+        term: the operator.
+        before: the cost of what it replaces.
+        after: the cost of the operator.
+    """
+
+    source: Value
+    target: Value
+    values: tuple[Value, ...]
+    term: Term
+    before: Cost
+    after: Cost
+
+
+@dataclass
+class _Best:
+    cost: Cost
+    regions: tuple[Candidate, ...] = ()
+
+
+@dataclass
+class Chooser:
+    """Chooses the regions of one flow.
+
+    Attributes:
+        algebra: composes operators.
+        policy: the policy.
+        feasible: a last word on each candidate: a `Refusal` when no edit of the model can express it.
+        refusals: what was refused on the way, one for each value.
+    """
+
+    algebra: Algebra
+    policy: Policy
+    feasible: Callable[[Candidate], Refusal | None]
+    refusals: dict[Value, Refusal] = field(default_factory=dict)
+    _memo: dict[tuple[Value, Value], _Best] = field(default_factory=dict)
+
+    def choose(self, flow: Flow) -> list[Candidate]:
+        """The chosen regions, in order of execution; no two overlap."""
+        chosen: dict[Value, Candidate] = {}
+        taken: set[Value] = set()
+        for value in reversed(flow.values):
+            if value in taken or (value.term is None and not value.parts):
+                continue
+            origin = self._origin(value)
+            for region in self._best(value, origin).regions:
+                if not taken.intersection(region.values):
+                    chosen[region.target] = region
+                    taken.update(region.values)
+        return sorted(chosen.values(), key=lambda c: c.target.index)
+
+    def _origin(self, value: Value) -> Value:
+        """The far end of the chain: the first value upstream that is opaque."""
+        return list(value.chain())[-1]
+
+    def _best(self, value: Value, origin: Value) -> _Best:
+        """The cheapest way to have `value` when `origin`, a value of its chain, is there."""
+        if value is origin or (value.term is None and not value.parts):
+            return _Best(Cost())
+        key = (value, origin)
+        if key in self._memo:
+            return self._memo[key]
+        best = self._kept(value, origin)
+        for candidate in self._candidates(value, origin):
+            rest = self._best(candidate.source, origin)
+            cost = candidate.after + rest.cost
+            if self.policy.score(cost) < self.policy.score(best.cost) - 1e-9:
+                best = _Best(cost, (*rest.regions, candidate))
+        self._memo[key] = best
+        return best
+
+    def _kept(self, value: Value, origin: Value) -> _Best:
+        """The node as it is, its inputs cut the best way."""
+        meet = value.source
+        cost, regions = _own_cost(value), []
+        for part in value.parts:
+            best = self._best(part, meet if meet is not None else self._origin(part))
+            cost += best.cost
+            regions.extend(best.regions)
+        if meet is not None:
+            rest = self._best(meet, origin)
+            cost += rest.cost
+            regions.extend(rest.regions)
+        return _Best(cost, tuple(dict.fromkeys(regions)))
+
+    def _candidates(self, value: Value, origin: Value) -> list[Candidate]:
+        found: list[Candidate] = []
+        for source in list(islice(value.chain(), 1, _REACH)):
+            term = path_term(value, source, self.algebra)
+            if isinstance(term, Refusal):
+                self.refusals.setdefault(value, term)
+                break
+            candidate = self._candidate(source, value, term)
+            if isinstance(candidate, Refusal):
+                self.refusals.setdefault(value, candidate)
+            elif candidate is not None:
+                found.append(candidate)
+            if source is origin:
+                break
+        return found
+
+    def _candidate(self, source: Value, value: Value, term: Term) -> Candidate | Refusal | None:
+        values = region(source, value)
+        if isinstance(values, Refusal):
+            return values
+        if len([v for v in values if not _is_free(v)]) < 2:
+            return None
+        bound = _lowerable(term)
+        if bound is None:
+            return None
+        term = bound
+        before = Cost()
+        for v in values:
+            before += _own_cost(v)
+        after = cost_of(term.op, value.density)
+        candidate = Candidate(source, value, values, term, before, after)
+        if not self.policy.allows(before, after):
+            return Refusal(
+                "RK340",
+                f"MACs per position {before.macs:g} -> {after.macs:g}, parameters {before.params:g} -> "
+                f"{after.params:g} (policy {self.policy.name})",
+                value.where,
+            )
+        return self.feasible(candidate) or candidate
+
+
+def region(source: Value, target: Value) -> tuple[Value, ...] | Refusal:
+    """The values between `source` and `target`, `target` included, if they can be replaced together."""
+    found: set[Value] = set()
+    stack = [target]
+    while stack:
+        value = stack.pop()
+        if value in found or value is source:
+            continue
+        if value.term is None and value is not target:
+            return Refusal("RK318", f"{value.where} is not an operator of {source.where}", target.where)
+        found.add(value)
+        stack.extend(v for v in value.inputs if not v.meta)
+    for value in found - {target}:
+        if value.unstable is not None:
+            return value.unstable
+        outside = [u for u in value.readers if u not in found]
+        if outside or value.escapes:
+            reader = outside[0].where if outside else "the caller"
+            return Refusal("RK305", f"{value.where} is also read by {reader}", target.where)
+    return tuple(sorted(found, key=lambda v: v.index))
+
+
+def _lowerable(term: Term) -> Term | None:
+    """A scale becomes a depthwise convolution of one tap, if its channels are known; an open filter does not."""
+    if isinstance(term.op, Stencil):
+        return None
+    if not isinstance(term.op, Scale):
+        return term
+    if not term.op.channels or not term.op.nd or term.like is None:
+        return None
+    return replace(term, op=term.op.bind(term.op.nd, term.op.channels))
+
+
+def _is_free(value: Value) -> bool:
+    """Whether the value costs nothing: an identity."""
+    return value.term is not None and not value.parts and value.term.is_identity
+
+
+def _own_cost(value: Value) -> Cost:
+    """The cost of the node itself as the model has it today."""
+    if value.parts:
+        adds = max(1, len(value.parts) - 1)
+        return Cost(traffic=_channels(value) * value.density * adds, ops=adds)
+    if value.term is None or _is_free(value):
+        return Cost()
+    return cost_of(value.term.op, value.density, _channels(value))
+
+
+def _channels(value: Value) -> int:
+    """Channels of a value, as far as an operator on its chain tells."""
+    for step in value.chain():
+        op = step.term.op if step.term is not None else None
+        channels = getattr(op, "out_channels", None) or getattr(op, "channels", None)
+        if channels:
+            return int(channels)
+    return 1

@@ -1,0 +1,150 @@
+"""emit: the code of a forward in which regions are calls of merged modules."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from reparamkit.errors import CODES, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from reparamkit.decide import Candidate
+    from reparamkit.flow import Frame
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """The rewritten forward of one module.
+
+    Attributes:
+        source: code that defines ``forward``.
+        imports: what its global names are, as (module, attribute).
+        removed: names below the module (children, parameters, buffers) that nothing reads any more.
+    """
+
+    source: str
+    imports: dict[str, tuple[str, str]]
+    removed: tuple[str, ...]
+
+
+def emit(frame: Frame, merged: Sequence[tuple[Candidate, str]]) -> Emitted | Refusal:
+    """Write the forward of `frame` anew.
+
+    Args:
+        frame: the module's traced forward.
+        merged: each region with the name of the submodule that computes it, in order of execution.
+
+    Returns:
+        The code, or a `Refusal` when what is left of the forward cannot be written down.
+    """
+    graph = fx.Graph(tracer_cls=fx.Tracer)
+    copied: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(frame.traced.graph, copied)
+    graph.output(output)
+    used_before = _used(frame.traced.graph)
+    live = {copy for old, copy in copied.items() if old.users}
+    for candidate, name in merged:
+        _replace(graph, frame, candidate, name, copied)
+    _erase_dead(graph, live)
+    frozen = [n for n in graph.nodes if n.op == "get_attr" and str(n.target) in frame.traced.constants]
+    if frozen:
+        reader = next(iter(frozen[0].users)).name
+        return Refusal("RK604", f"{reader} reads a constant computed from parameters; rewriting would freeze it", frame.path)
+    used_after = _used(graph)
+    gone = _read_names(frame) | used_before
+    removed = tuple(sorted(n for n in gone if not _still(n, used_after)))
+    code = graph.python_code("self")
+    imports = _imports(code.globals)
+    if isinstance(imports, Refusal):
+        return imports
+    return Emitted(_guarded(code.src, frame), imports, removed)
+
+
+def _replace(graph: fx.Graph, frame: Frame, candidate: Candidate, name: str, copied: dict[fx.Node, fx.Node]) -> None:
+    source, target = frame.node_of(candidate.source), frame.last_node_of(candidate.target)
+    assert source is not None
+    assert target is not None
+    with graph.inserting_before(copied[target]):
+        call = graph.call_module(name, (copied[source],))
+    call.name = graph._graph_namespace.create_name(name, call)
+    for node in [n for n, v in frame.values.items() if v is candidate.target and n.op != "output"]:
+        if node is target or n_after(node, target):
+            copied[node].replace_all_uses_with(call, delete_user_cb=lambda user: user is not call)
+    copied[target] = call
+
+
+def n_after(node: fx.Node, target: fx.Node) -> bool:
+    """Whether `node` stands behind `target`."""
+    return target < node
+
+
+def _erase_dead(graph: fx.Graph, live_before: set[fx.Node]) -> None:
+    """Erase what only erased nodes read, and assertions about it; what was unused before stays."""
+    for node in reversed(list(graph.nodes)):
+        if node.users or node.op in ("placeholder", "output"):
+            continue
+        if node in live_before or node.op == "get_attr" or _is_assertion(node):
+            graph.erase_node(node)
+
+
+def _is_assertion(node: fx.Node) -> bool:
+    return node.op == "call_function" and getattr(node.target, "__name__", "") in ("_assert", "__assert__")
+
+
+def _used(graph: fx.Graph) -> set[str]:
+    return {str(n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")}
+
+
+def _read_names(frame: Frame) -> set[str]:
+    """Parameters the forward looked at, and the modules that hold them when they are not the module's own."""
+    return {name if "." not in name else name.rpartition(".")[0] for name in frame.traced.reads}
+
+
+def _still(name: str, used: set[str]) -> bool:
+    return any(u == name or u.startswith(f"{name}.") or name.startswith(f"{u}.") for u in used)
+
+
+def _imports(globals_: dict[str, Any]) -> dict[str, tuple[str, str]] | Refusal:
+    found = {}
+    for name, value in globals_.items():
+        if isinstance(value, types.ModuleType):
+            found[name] = (value.__name__, "")
+        elif isinstance(value, float):  # inf and nan
+            found[name] = ("math", name)
+        elif value is type(None):
+            found[name] = ("types", "NoneType")
+        elif value is torch.device:
+            found[name] = ("torch", "device")
+        else:
+            module, attribute = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+            if not module or not attribute or "<" in attribute:
+                return Refusal("RK604", f"{name} is a global of the forward that cannot be imported")
+            found[name] = (module, attribute)
+    return found
+
+
+def _guarded(source: str, frame: Frame) -> str:
+    """The code, refusing to run for arguments or a mode that the forward was not traced for."""
+    lines = source.strip("\n").split("\n")
+    at = next(i for i, line in enumerate(lines) if line.startswith("def forward("))
+    guards = []
+    for name, default in frame.traced.fixed.items():
+        compare = f"{name} is not {default!r}" if default is None or isinstance(default, bool) else f"{name} != {default!r}"
+        guards.append((compare, f"{name} was {default!r} when it was merged"))
+    for node in frame.traced.graph.nodes:
+        if node.op == "placeholder" and str(node.target).startswith("*"):
+            name = str(node.target).lstrip("*")
+            guards.append((name, f"it was merged without {node.target}"))
+    if frame.traced.reads_training:
+        guards.append(("self.training", "its training form is gone; keep the model you converted"))
+    body = []
+    for condition, why in guards:
+        text = f"RK103 {CODES['RK103']}: {frame.path or type(frame.module).__name__}: {why}"
+        body += [f"    if {condition}:", f"        raise RuntimeError({text!r})"]
+    return "\n".join([*lines[: at + 1], *body, *lines[at + 1 :]]) + "\n"

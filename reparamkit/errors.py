@@ -1,0 +1,125 @@
+"""What can go wrong, as values (`Refusal`) and as exceptions (`ReparamError` and its family).
+
+A refusal says why one merge was not made; the model is left as it was there and the rest goes on.
+An exception says that the call as a whole cannot be carried out; nothing has been changed.
+Both carry a code (`RK312`) whose title stands in `CODES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+CODES: dict[str, str] = {
+    # RK1xx: life cycle of the model
+    "RK101": "model is in training mode",
+    "RK102": "model has uninitialised (lazy) parameters",
+    "RK103": "a merged block was called with arguments it was not merged for",
+    "RK110": "model cannot be copied",
+    # RK2xx: normalisation
+    "RK201": "batch norm has no running statistics",
+    "RK202": "batch norm is called with training statistics",
+    "RK203": "rank of the input is not known",
+    "RK205": "normalisation depends on the data",
+    "RK210": "batch norm statistics are not usable",
+    # RK3xx: graph, sharing, geometry
+    "RK301": "module or value is shared",
+    "RK304": "region crosses module boundaries",
+    "RK305": "intermediate value is used elsewhere",
+    "RK306": "a hook observes the value",
+    "RK308": "weight is parametrized",
+    "RK309": "in-place operation on a shared value",
+    "RK310": "shapes differ or broadcast",
+    "RK311": "channel counts differ",
+    "RK312": "padding_mode differs",
+    "RK313": "stride differs",
+    "RK314": "dilation differs",
+    "RK315": "groups differ",
+    "RK316": "border would change",
+    "RK317": "output sizes differ",
+    "RK318": "branches do not start from one value",
+    "RK319": "operators cannot be combined",
+    "RK320": "pooling is not a convolution",
+    "RK330": "subclass with its own forward",
+    "RK331": "operation is not affine or not known",
+    "RK340": "the deploy form would cost more",
+    # RK5xx: numbers, dtype, device
+    "RK501": "merged weight overflows its dtype",
+    "RK502": "weight is not finite",
+    "RK503": "weight has a dtype or tensor type that cannot be folded",
+    "RK505": "weight has no data (meta device)",
+    "RK506": "weights are on different devices",
+    "RK507": "weight is sharded",
+    # RK6xx: tracing and input types
+    "RK601": "model is a TorchScript module",
+    "RK602": "model is an exported program",
+    "RK603": "argument is not an nn.Module",
+    "RK604": "forward cannot be traced",
+    # RK7xx: recipes
+    "RK701": "recipe is not valid YAML",
+    "RK702": "unknown key",
+    "RK703": "duplicate key",
+    "RK704": "value has the wrong type",
+    "RK705": "recipe not found",
+    "RK706": "recipe matches nothing",
+    "RK707": "expectation of the recipe is not met",
+    "RK708": "recipe feature is not allowed",
+    "RK709": "unknown rule, policy or plugin",
+    # RK8xx: plugins and rules
+    "RK801": "rule is switched off",
+    "RK802": "plugin could not be loaded",
+    "RK803": "plugins claim the same target",
+    "RK804": "rule failed",
+    # RK9xx: verification
+    "RK901": "verification failed",
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a merge was not made. Falsy, so that `op or refusal` reads well.
+
+    Attributes:
+        code: key of `CODES`.
+        reason: what differs, with names and numbers.
+        where: module path (and node) of the refused value; empty until the stage that knows fills it in.
+    """
+
+    code: str
+    reason: str
+    where: str = ""
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def at(self, where: str) -> Refusal:
+        """The same refusal with its place, unless it already has one."""
+        return self if self.where else replace(self, where=where)
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        return f"{place}{self.code} {CODES[self.code]}: {self.reason}"
+
+
+class ReparamError(Exception):
+    """Base of every exception reparamkit raises on purpose."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(f"{code} {CODES[code]}: {message}")
+
+
+class ModelError(ReparamError):
+    """The model cannot be converted as it is (training mode, meta weights, TorchScript, ...)."""
+
+
+class RecipeError(ReparamError):
+    """The recipe is wrong, or does not fit the model."""
+
+
+class PluginError(ReparamError):
+    """A plugin or a rule is declared wrong."""
+
+
+class VerificationError(ReparamError):
+    """A rewritten region does not compute what the original did; nothing was changed."""

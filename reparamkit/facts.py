@@ -1,0 +1,93 @@
+"""How many axes a value has, as far as the graph alone can tell; `None` where it cannot.
+
+It decides which axis a `BatchNorm1d` or a negative index means. Convolutions are taken to see batched input
+(torch also accepts unbatched; batch norm does not).
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from torch import nn
+from torch.nn import functional as F
+
+_SAME_MODULES = (
+    "torch.nn.modules.activation",
+    "torch.nn.modules.dropout",
+    "torch.nn.modules.normalization",
+    "torch.nn.modules.batchnorm",
+    "torch.nn.modules.instancenorm",
+    "torch.nn.modules.linear",
+    "torch.nn.modules.padding",
+    "torch.nn.modules.channelshuffle",
+)
+_SAME = {
+    *("relu relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu mish softplus softmax").split(),
+    *("log_softmax dropout dropout1d dropout2d dropout3d normalize pad contiguous clone detach abs exp sqrt neg").split(),
+    *("clamp roll flip permute transpose to float double half type_as batch_norm group_norm layer_norm prelu celu").split(),
+    *("add sub mul div iadd isub imul truediv itruediv add_ sub_ mul_ div_ relu_ rsub pow rsqrt interpolate linear").split(),
+    *("avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d cat concat concatenate").split(),
+    *("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d conv1d conv2d conv3d").split(),
+}
+
+
+def rank_of_module(module: nn.Module, rank: int | None) -> int | None:
+    """Axes of the output of a module of torch.nn for an input of `rank` axes."""
+    home = type(module).__module__
+    name = type(module).__name__
+    if home in ("torch.nn.modules.pooling", "torch.nn.modules.conv"):
+        digit = next((int(c) for c in name if c.isdigit()), None)
+        return None if digit is None else digit + 2
+    if isinstance(module, nn.Flatten):
+        return 2 if (module.start_dim, module.end_dim) == (1, -1) else None
+    if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
+        return 4 if isinstance(module, nn.BatchNorm2d) else 5
+    if home in _SAME_MODULES or isinstance(module, (nn.Identity, nn.Upsample)):
+        return rank
+    return None
+
+
+def rank_of_call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ranks: list[int | None]) -> int | None:
+    """Axes of the result of a function or of a method (given by name)."""
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    digits = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5, F.adaptive_avg_pool2d: 4, F.avg_pool2d: 4, F.max_pool2d: 4}
+    if not isinstance(target, str) and target in digits:
+        return digits[target]
+    if name == "flatten":
+        start = kwargs.get("start_dim", args[1] if len(args) > 1 else 0)
+        end = kwargs.get("end_dim", args[2] if len(args) > 2 else -1)
+        if start == 1 and end == -1:
+            return 2
+        known = ranks[0] if ranks else None
+        return known - (end - start) if known and 0 <= start <= end else None
+    if name in ("view", "reshape"):
+        sizes = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
+        return len(sizes) if sizes else None
+    if name in ("mean", "sum", "amax"):
+        return _reduced(args, kwargs, ranks[0] if ranks else None)
+    if target is operator.getitem:
+        return _indexed(args[1], ranks[0] if ranks else None)
+    if name == "unsqueeze":
+        return ranks[0] + 1 if ranks and ranks[0] else None
+    if name in _SAME:
+        known_ranks = [r for r in ranks if r is not None]
+        return max(known_ranks) if known_ranks and len(known_ranks) == len(ranks) else None
+    return None
+
+
+def _reduced(args: tuple[Any, ...], kwargs: dict[str, Any], rank: int | None) -> int | None:
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    keep = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
+    if rank is None or dim is None:
+        return None
+    return rank if keep else rank - (len(dim) if isinstance(dim, (tuple, list)) else 1)
+
+
+def _indexed(index: Any, rank: int | None) -> int | None:
+    parts = index if isinstance(index, tuple) else (index,)
+    if rank is None or not all(p is None or p is Ellipsis or isinstance(p, (int, slice)) for p in parts):
+        return None
+    gone = sum(isinstance(p, int) for p in parts)
+    new = sum(p is None for p in parts)
+    return rank - gone + new

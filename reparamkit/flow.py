@@ -1,0 +1,147 @@
+"""Values and where they flow: what lift makes of traced forwards, and decide reads.
+
+A `Flow` is one region of the model: a module whose forward could be traced, with every child that could be
+traced too written into it. Its `Value`s are operators relative to a source; everything else is opaque.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import fx, nn
+
+    from reparamkit.errors import Refusal
+    from reparamkit.merge import Term
+    from reparamkit.rule import Split
+    from reparamkit.trace import Traced
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """What `torch.stack` put together."""
+
+    values: tuple[Any, ...]
+    dim: int
+
+
+@dataclass(eq=False)
+class Value:
+    """What one node computes.
+
+    Attributes:
+        path: the module in whose forward the node stands.
+        node: the node.
+        inputs: values it reads.
+        module_path: path of the module it calls, when it is a call of a module that stays whole.
+        module: that module.
+        meta: it is no tensor of its own (a shape, an assertion).
+        mutates: it changes its first input in place.
+        rank: number of axes, where known.
+        source: the value it is an operator of; `None` when it is opaque.
+        term: that operator.
+        terms: factors and values, when it is a sum.
+        stacks: values, when it is a concatenation.
+        stacked: what it is a stack of.
+        split: its module is an operator first and something else then; this value is the operator.
+        refusal: why it is opaque, or why its sum does not merge.
+        users: values that read it.
+        escapes: it is read by something outside the flow.
+        unstable: why its numbers may change while it exists, if they may.
+        density: positions per position of the input of the flow.
+    """
+
+    path: str
+    node: fx.Node
+    index: int
+    inputs: list[Value] = field(default_factory=list)
+    module_path: str | None = None
+    module: nn.Module | None = None
+    meta: bool = False
+    mutates: bool = False
+    rank: int | None = None
+    source: Value | None = None
+    term: Term | None = None
+    terms: tuple[tuple[float, Value], ...] = ()
+    stacks: tuple[Value, ...] = ()
+    stacked: Stacked | None = None
+    split: Split | None = None
+    refusal: Refusal | None = None
+    users: list[Value] = field(default_factory=list)
+    escapes: bool = False
+    unstable: Refusal | None = None
+    density: float = 1.0
+
+    @property
+    def where(self) -> str:
+        """Its place, for reports."""
+        if self.module_path is not None:
+            return self.module_path
+        return f"{self.path}.{self.node.name}" if self.path else self.node.name
+
+    @property
+    def parts(self) -> tuple[Value, ...]:
+        """What it puts together, when it is a sum or a concatenation."""
+        return tuple(v for _, v in self.terms) or self.stacks
+
+    @property
+    def readers(self) -> list[Value]:
+        """Users that read its numbers, not only its shape."""
+        return [u for u in self.users if not u.meta]
+
+    def chain(self) -> Iterator[Value]:
+        """The value, its source, the source of that, ..."""
+        value: Value | None = self
+        while value is not None:
+            yield value
+            value = value.source
+
+
+@dataclass(eq=False)
+class Frame:
+    """One module's forward inside a flow.
+
+    Attributes:
+        path: the module's path in the model.
+        module: the module.
+        traced: its forward.
+        values: the value of each node; constants are not in it.
+        output: the value it returns, when it returns one.
+        inputs: the values of its parameters.
+    """
+
+    path: str
+    module: nn.Module
+    traced: Traced
+    values: dict[fx.Node, Value] = field(default_factory=dict)
+    output: Value | None = None
+    inputs: list[Value] = field(default_factory=list)
+    _nodes: dict[int, tuple[fx.Node | None, fx.Node | None]] = field(default_factory=dict)
+
+    def node_of(self, value: Value) -> fx.Node | None:
+        """The first node of this forward that holds `value`."""
+        return self._index().get(id(value), (None, None))[0]
+
+    def last_node_of(self, value: Value) -> fx.Node | None:
+        """The last node of this forward that holds `value` (a child in eval mode may hand its input on)."""
+        return self._index().get(id(value), (None, None))[1]
+
+    def _index(self) -> dict[int, tuple[fx.Node | None, fx.Node | None]]:
+        if len(self._nodes) == 0:
+            for node, value in self.values.items():
+                first = self._nodes.get(id(value), (node, node))[0]
+                self._nodes[id(value)] = (first, node)
+        return self._nodes
+
+
+@dataclass(eq=False)
+class Flow:
+    """One region: its frames by path (the outermost first), its values in order of execution."""
+
+    path: str
+    frames: dict[str, Frame] = field(default_factory=dict)
+    values: list[Value] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)

@@ -1,0 +1,43 @@
+"""Everything a plugin can do. This file is the plugin author's manual; a plugin implements what it needs.
+
+A plugin is a module (or package) named by an entry point of the group ``reparamkit``:
+
+    [project.entry-points.reparamkit]
+    hello = "reparamkit_hello"
+
+Every hook takes no arguments and returns declarations; reparamkit calls it once and does the dispatching.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from reparamkit.policy import Policy
+    from reparamkit.rule import Rule
+
+hookspec = pluggy.HookspecMarker("reparamkit")
+hookimpl = pluggy.HookimplMarker("reparamkit")
+
+
+@hookspec
+def reparamkit_rules() -> Iterable[Rule]:  # type: ignore[empty-body]
+    """Return the rules this plugin adds: `Lift`, `Compose`, `Align`, `Add`, `Concat`, `Lower` declarations.
+
+    Their ids start with the plugin's name (``hello/channel_gain``). Called once a registry.
+    """
+
+
+@hookspec
+def reparamkit_policies() -> Iterable[Policy]:  # type: ignore[empty-body]
+    """Return policies that a recipe may select by name (``policy: hello/smallest``)."""
+
+
+@hookspec
+def reparamkit_recipes() -> Iterable[Path]:  # type: ignore[empty-body]
+    """Return folders of recipe YAML files; their recipes are called ``hello:name``."""

@@ -1,0 +1,190 @@
+"""host: which edit of the model can express a region. Swapping leaves is preferred to rewriting a forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from reparamkit.errors import Refusal
+from reparamkit.operators import Conv, ConvTranspose
+
+if TYPE_CHECKING:
+    from reparamkit.decide import Candidate
+    from reparamkit.flow import Flow, Frame, Value
+    from reparamkit.survey import Survey
+
+
+@dataclass(frozen=True, eq=False)
+class Swap:
+    """A chain of modules: one takes the merged operator, the others step aside. No forward changes.
+
+    Attributes:
+        candidate: the region.
+        anchor: path of the module that takes the operator.
+        aside: paths of the modules that become identities.
+        remainders: paths of modules of which only the non-affine rest stays, with the names of the children it
+            consists of (`None`: the rule says what the rest is).
+    """
+
+    candidate: Candidate
+    anchor: str
+    aside: tuple[str, ...] = ()
+    remainders: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """Where the merged operator is."""
+        return self.anchor
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """Paths of all modules that change."""
+        return (self.anchor, *self.aside, *self.remainders)
+
+
+@dataclass(frozen=True, eq=False)
+class Rewrite:
+    """A module whose own forward calls one merged submodule in place of a region.
+
+    Attributes:
+        candidate: the region.
+        frame: the module's forward.
+    """
+
+    candidate: Candidate
+    frame: Frame
+
+    @property
+    def path(self) -> str:
+        """The module that is rewritten."""
+        return self.frame.path
+
+    @property
+    def touched(self) -> tuple[str, ...]:
+        """Paths of all modules that change."""
+        return (self.frame.path,)
+
+
+Edit = Swap | Rewrite
+
+
+def host(candidate: Candidate, flow: Flow, survey: Survey) -> Edit | Refusal:
+    """The edit that expresses `candidate`, or why none can."""
+    swap = _swap(candidate, flow, survey)
+    if isinstance(swap, Swap):
+        return swap
+    if candidate.source.unstable is not None:
+        return candidate.source.unstable
+    return _rewrite(candidate, flow)
+
+
+def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
+    values = [v for v in candidate.values if not v.term or not v.term.is_identity]
+    if any(v.parts for v in candidate.values):
+        return None
+    aside: list[str] = []
+    anchors: list[tuple[int, str, Value]] = []
+    remainders: dict[str, tuple[str, ...] | None] = {}
+    for value in values:
+        if value.split is not None and value.module_path is not None:
+            remainders[value.module_path] = None
+            continue
+        unit = _unit(value, candidate, flow)
+        if unit is not None:
+            if not _free_to_change(unit, survey):
+                return None
+            aside.append(unit)
+            if value.module is not None and unit == value.module_path:
+                anchors.append((_weight(value), unit, value))
+            continue
+        rest = _remainder(value, candidate, flow, survey)
+        if rest is None:
+            return None
+        remainders[rest[0]] = rest[1]
+    if not anchors:
+        return None
+    _, anchor, holder = max(anchors, key=lambda a: a[0])
+    if candidate.source.unstable is not None and holder is not values[0]:
+        return None
+    return Swap(candidate, anchor, tuple(dict.fromkeys(a for a in aside if a != anchor)), remainders)
+
+
+def _weight(value: Value) -> int:
+    op = value.term.op if value.term is not None else None
+    return op.params if isinstance(op, (Conv, ConvTranspose)) else 0
+
+
+def _free_to_change(path: str, survey: Survey) -> bool:
+    """Whether no other code reads the tensors of the module or of one inside it."""
+    return not any(id(m) in survey.touched for m in survey.modules[path].modules())
+
+
+def _unit(value: Value, candidate: Candidate, flow: Flow) -> str | None:
+    """The module that computes `value` and nothing outside the region."""
+    if value.module_path is not None:
+        return value.module_path
+    inside = set(candidate.values)
+    frame = flow.frames[value.path]
+    if frame.path == flow.path or frame.output not in inside:
+        return None
+    own = [v for v in flow.values if not v.meta and _below(v.path, frame.path) and v.node.op != "placeholder"]
+    return frame.path if all(v in inside for v in own) else None
+
+
+def _below(path: str, root: str) -> bool:
+    return path == root or path.startswith(f"{root}.") or root == ""
+
+
+def _remainder(value: Value, candidate: Candidate, flow: Flow, survey: Survey) -> tuple[str, tuple[str, ...]] | None:
+    """The module that begins with `value` and goes on with a chain of its children."""
+    frame = flow.frames[value.path]
+    if value is not candidate.target or frame.path == flow.path or not _free_to_change(frame.path, survey):
+        return None
+    inside = {*candidate.values, *candidate.source.chain()}
+    names: list[str] = []
+    for node, held in frame.values.items():
+        if node.op == "placeholder" or held.meta or held in inside:
+            continue
+        if node.op != "call_module" or len(node.all_input_nodes) != 1 or len(node.args) != 1 or node.kwargs:
+            return None
+        names.append(str(node.target))
+    outputs = [n.args[0] for n in frame.traced.graph.nodes if n.op == "output"]
+    if outputs != [_last(frame)] or len(frame.inputs) != 1:
+        return None
+    kept = tuple(n for n in names if not isinstance(frame.module.get_submodule(n), nn.Identity))
+    return frame.path, kept
+
+
+def _last(frame: Frame) -> object:
+    return next(n for n in reversed(list(frame.values)) if not frame.values[n].meta)
+
+
+def _rewrite(candidate: Candidate, flow: Flow) -> Rewrite | Refusal:
+    frames = [
+        f
+        for f in flow.frames.values()
+        if f.node_of(candidate.source) is not None and f.last_node_of(candidate.target) is not None
+    ]
+    if not frames:
+        where = f"{candidate.source.where} to {candidate.target.where}"
+        return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
+    frame = max(frames, key=lambda f: len(f.path))
+    if "forward" in frame.module.__dict__:
+        return Refusal("RK331", "the instance has a forward of its own", frame.path)
+    if isinstance(frame.module, (nn.Sequential,)) and type(frame.module) is nn.Sequential:
+        return Refusal("RK304", "a Sequential has no forward of its own to rewrite", frame.path)
+    lost = _lost(frame, candidate)
+    return lost if lost is not None else Rewrite(candidate, frame)
+
+
+def _lost(frame: Frame, candidate: Candidate) -> Refusal | None:
+    """A shape of something inside the region that is still asked for."""
+    inside = set(candidate.values) - {candidate.target}
+    for node, value in frame.values.items():
+        if not value.meta or not any(v in inside for v in value.inputs):
+            continue
+        if any(not frame.values[u].meta for u in node.users if u in frame.values):
+            return Refusal("RK305", f"{node.name} asks for the shape of {value.inputs[0].where}", frame.path)
+    return None

@@ -1,0 +1,363 @@
+"""lift: traced forwards become values, each an operator of a source or opaque with a reason.
+
+Children that are traced themselves are written into their parent, so that a convolution in one module and the
+batch norm in another are seen side by side. Modules that are observed (hooks), shared or not traceable stay
+boundaries, and their inside is a flow of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from reparamkit.chain import nearest_common, path_term, sum_term
+from reparamkit.errors import Refusal
+from reparamkit.facts import rank_of_call, rank_of_module
+from reparamkit.flow import Flow, Frame, Stacked, Value
+from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
+from reparamkit.merge import Algebra, Like, Term
+from reparamkit.operators import Conv, ConvTranspose, Operator
+from reparamkit.registry import Registry
+from reparamkit.rule import Call, Cat, Lift, Split, Sum, Through
+from reparamkit.survey import Survey
+from reparamkit.trace import Traced, forward_of
+
+_MAX_DEPTH = 40
+_META_METHODS = {"size", "dim", "numel", "ndimension", "stride", "element_size", "nelement"}
+_META_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad", "names", "layout"}
+
+
+@dataclass(frozen=True)
+class _Context:
+    rank: int | None = None
+    channels: int | None = None
+
+
+class Lifter:
+    """Builds the flows of one surveyed model."""
+
+    def __init__(self, survey: Survey, registry: Registry, algebra: Algebra) -> None:
+        self.survey = survey
+        self.registry = registry
+        self.algebra = algebra
+        self.inlined: set[str] = set()
+
+    def flows(self) -> Iterable[Flow]:
+        """A flow for every module that is not part of another flow, parents first."""
+        for path, module in self.survey.modules.items():
+            traced = self.survey.traced.get(id(module))
+            if path in self.inlined or traced is None:
+                continue
+            if isinstance(traced, Refusal):
+                yield Flow(path, refusals=[traced])
+                continue
+            if self.survey.names[id(module)] > 1 and path != self._first_name(module):
+                continue
+            yield self._flow(path)
+
+    def _first_name(self, module: nn.Module) -> str:
+        return next(p for p, m in self.survey.modules.items() if m is module)
+
+    def _flow(self, path: str) -> Flow:
+        flow = Flow(path)
+        frame = self._frame(flow, path, None, 0)
+        for node in frame.traced.graph.nodes:
+            if node.op == "output":
+                fx.node.map_arg(node.args, lambda n: _escape(frame.values.get(n)))
+        mark_shared_mutation(flow)
+        return flow
+
+    def _frame(self, flow: Flow, path: str, given: dict[str, Any] | None, depth: int) -> Frame:
+        module = self.survey.modules[path]
+        traced = self.survey.traced[id(module)]
+        assert isinstance(traced, Traced)
+        frame = Frame(path, module, traced)
+        flow.frames[path] = frame
+        self.inlined.add(path)
+        ranks = self.survey.ranks_in.get(path, ())
+        position = 0
+        for node in traced.graph.nodes:
+            if node.op == "placeholder":
+                value = (given or {}).get(node.target)
+                if not isinstance(value, Value):
+                    value = _new(flow, path, node)
+                    value.rank = ranks[position] if position < len(ranks) else None
+                position += 1
+                frame.values[node] = value
+                frame.inputs.append(value)
+            elif node.op == "output":
+                returned = node.args[0]
+                frame.output = frame.values.get(returned) if isinstance(returned, fx.Node) else None
+            elif node.op == "call_module":
+                frame.values[node] = self._call_module(flow, frame, node, depth)
+            elif node.op != "get_attr":
+                frame.values[node] = self._call(flow, frame, node)
+        return frame
+
+    def _call_module(self, flow: Flow, frame: Frame, node: fx.Node, depth: int) -> Value:
+        path = f"{frame.path}.{node.target}" if frame.path else str(node.target)
+        module = self.survey.modules[path]
+        inputs = _inputs(frame, node)
+        refusal = self.survey.boundary(path)
+        if refusal is None and self.survey.is_leaf(module, self.registry):
+            return self._leaf(flow, frame, node, path)
+        traced = self.survey.traced.get(id(module))
+        if refusal is None and isinstance(traced, Traced) and depth < _MAX_DEPTH:
+            given = _bound(module, traced, frame, node)
+            if given is not None:
+                inner = self._frame(flow, path, given, depth + 1)
+                if inner.output is not None:
+                    return inner.output
+                return self._tuple(flow, frame, node, inner)
+        value = _new(flow, frame.path, node, inputs)
+        value.module_path, value.module = path, module
+        value.refusal = refusal or (traced if isinstance(traced, Refusal) else None)
+        value.mutates = may_mutate(module)
+        value.rank = self._rank(path, module, inputs)
+        return value
+
+    def _rank(self, path: str, module: nn.Module, inputs: list[Value]) -> int | None:
+        known = rank_of_module(module, inputs[0].rank if inputs else None)
+        return self.survey.ranks_out.get(path) if known is None else known
+
+    def _tuple(self, flow: Flow, frame: Frame, node: fx.Node, inner: Frame) -> Value:
+        """A child that returns several values, or none: what it returns is read by something we do not follow."""
+        for output in inner.traced.graph.nodes:
+            if output.op == "output":
+                fx.node.map_arg(output.args, lambda n: _escape(inner.values.get(n)))
+        inputs = [v for n in inner.traced.graph.nodes if n.op == "output" for v in _inputs(inner, n)]
+        return _new(flow, frame.path, node, inputs)
+
+    def _leaf(self, flow: Flow, frame: Frame, node: fx.Node, path: str) -> Value:
+        module = self.survey.modules[path]
+        inputs = _inputs(frame, node)
+        value = _new(flow, frame.path, node, inputs)
+        value.module_path, value.module = path, module
+        value.mutates = bool(getattr(module, "inplace", False))
+        value.rank = self._rank(path, module, inputs)
+        lift = self.registry.module_lift(type(module))
+        if lift is None:
+            return value
+        if len(inputs) != 1 or len(node.args) + len(node.kwargs) != 1:
+            value.refusal = Refusal("RK331", f"{type(module).__name__} is called with more than its input", path)
+            return value
+        if not self.algebra.enabled(lift.rule):
+            value.refusal = Refusal("RK801", lift.rule, path)
+            return value
+        op = _guarded(lift, lambda: lift.run(module, _Context(inputs[0].rank)))
+        if isinstance(op, Split):
+            value.split, op = op, op.op
+        if isinstance(op, Refusal):
+            value.refusal = op.at(path)
+            return value
+        like = _like_of([*module.parameters(), *module.buffers()], op, lift)
+        _link(value, inputs[0], Term(op, frozenset([lift.rule]), like))
+        if value.split is None:
+            return value
+        rest = _new(flow, frame.path, node, [value])
+        rest.module_path, rest.module = path, module
+        rest.mutates = True
+        return rest
+
+    def _call(self, flow: Flow, frame: Frame, node: fx.Node) -> Value:
+        inputs = _inputs(frame, node)
+        value = _new(flow, frame.path, node, inputs)
+        value.meta = _is_meta(node, inputs)
+        value.mutates = mutates(node)
+        if value.meta:
+            return value
+        target = f".{node.target}" if node.op == "call_method" else node.target
+        args, kwargs = self._arguments(frame, node)
+        value.rank = rank_of_call(
+            node.target, node.args, node.kwargs, [v.rank for v in inputs if not v.meta]
+        )
+        if target is torch.stack:
+            bound = Call(args, kwargs, _is_value).bind("tensors", dim=0)
+            if isinstance(bound["tensors"], (list, tuple)) and all(map(_is_value, bound["tensors"])):
+                value.stacked = Stacked(tuple(bound["tensors"]), bound["dim"])
+        lift = self.registry.call_lift(target)
+        if lift is None:
+            return value
+        if not self.algebra.enabled(lift.rule):
+            value.refusal = Refusal("RK801", lift.rule, value.where)
+            return value
+        context = _Context(inputs[0].rank if inputs else None)
+        made = _guarded(lift, lambda: lift.run(Call(args, kwargs, _is_value), context))
+        self._use(value, made, lift, [a for a in _flat([args, kwargs]) if isinstance(a, Tensor)], frame)
+        return value
+
+    def _use(self, value: Value, made: Any, lift: Lift, constants: list[Tensor], frame: Frame) -> None:
+        rules = frozenset([lift.rule])
+        if isinstance(made, Through) and made.value.meta:
+            made = Refusal("RK331", "arithmetic with shapes")
+        if isinstance(made, Refusal):
+            value.refusal = made.at(value.where)
+        elif isinstance(made, Through):
+            like = _like_of(constants, made.op, lift, frame.module)
+            _link(value, made.value, Term(made.op, rules, like))
+        elif isinstance(made, Sum):
+            value.terms = made.terms
+            _link_sum(value, self.algebra, rules)
+        elif isinstance(made, Cat):
+            _link_cat(value, made, self.algebra, rules)
+
+    def _arguments(self, frame: Frame, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The node's arguments: values for what flows, tensors for parameters and constants."""
+
+        def read(n: fx.Node) -> Any:
+            if n.op != "get_attr":
+                return frame.values[n]
+            constant = frame.traced.constants.get(str(n.target))
+            return constant if constant is not None else _tensor(frame.module, str(n.target))
+
+        made = fx.node.map_arg((node.args, node.kwargs), read)
+        return tuple(made[0]), dict(made[1])
+
+
+def _tensor(module: nn.Module, name: str) -> Any:
+    owner, _, attribute = name.rpartition(".")
+    return getattr(module.get_submodule(owner), attribute)
+
+
+def _new(flow: Flow, path: str, node: fx.Node, inputs: list[Value] | None = None) -> Value:
+    value = Value(path, node, len(flow.values), inputs or [])
+    for read in value.inputs:
+        read.users.append(value)
+    flow.values.append(value)
+    return value
+
+
+def _escape(value: Value | None) -> None:
+    if value is not None:
+        value.escapes = True
+
+
+def _inputs(frame: Frame, node: fx.Node) -> list[Value]:
+    values = [frame.values[n] for n in node.all_input_nodes if n in frame.values]
+    return list(dict.fromkeys(values))
+
+
+def _is_value(item: Any) -> bool:
+    return isinstance(item, Value)
+
+
+def _flat(tree: Any) -> list[Any]:
+    if isinstance(tree, dict):
+        return [x for v in tree.values() for x in _flat(v)]
+    if isinstance(tree, (list, tuple)):
+        return [x for v in tree for x in _flat(v)]
+    return [tree]
+
+
+def _is_meta(node: fx.Node, inputs: list[Value]) -> bool:
+    if node.op == "call_method" and node.target in _META_METHODS:
+        return True
+    if node.op == "call_function":
+        name = getattr(node.target, "__name__", "")
+        if node.target is getattr:
+            return node.args[1] in _META_ATTRIBUTES
+        if name in ("_assert", "__assert__"):
+            return True
+    return bool(inputs) and all(v.meta for v in inputs) and node.op == "call_function"
+
+
+def _bound(module: nn.Module, traced: Traced, frame: Frame, node: fx.Node) -> dict[str, Any] | None:
+    """What the call gives to each parameter of the child; `None` when the child was traced for another call."""
+    try:
+        call = inspect.signature(forward_of(module)).bind(None, *node.args, **node.kwargs)
+    except TypeError:
+        return None
+    given: dict[str, Any] = {}
+    for name, argument in list(call.arguments.items())[1:]:
+        if name in traced.fixed:
+            if isinstance(argument, fx.Node) or argument is not traced.fixed[name]:
+                return None
+        elif not isinstance(argument, fx.Node) or argument not in frame.values:
+            return None
+        else:
+            given[name] = frame.values[argument]
+    return given
+
+
+def _guarded(lift: Lift, run: Callable[[], Any]) -> Any:
+    """What a lift says; an exception in it is a refusal that names the rule."""
+    try:
+        return run()
+    except Exception as error:  # rules may come from plugins; whatever they raise, the block is left alone
+        return Refusal("RK804", f"{lift.rule} ({lift.origin}): {type(error).__name__}: {error}")
+
+
+def _like_of(tensors: Iterable[Tensor], op: Operator, lift: Lift, owner: nn.Module | None = None) -> Like | None:
+    found = [t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()]
+    if not found:
+        return None
+    main = max(found, key=lambda t: (t.ndim, t.numel()))
+    computed = not isinstance(main, nn.Parameter) and owner is not None
+    sources = [*found, *owner.parameters(recurse=False)] if computed and owner is not None else found
+    grads = [t.requires_grad for t in sources]
+    wide = [t.requires_grad for t in sources if t.ndim > 1]
+    kernel = isinstance(op, (Conv, ConvTranspose))
+    last = main.ndim == 4 and not main.is_contiguous() and main.is_contiguous(memory_format=torch.channels_last)
+    return Like(
+        main.dtype,
+        main.device,
+        weight_grad=any(wide) if kernel and wide else any(grads),
+        bias_grad=any(grads) if not kernel else any(t.requires_grad for t in found if t.ndim == 1),
+        channels_last=last,
+        decides=not lift.keeps_dtype and main.ndim > 0,
+    )
+
+
+def _link(value: Value, source: Value, term: Term) -> None:
+    value.source, value.term = source, term
+    value.density = source.density * _positions(term)
+    if value.rank is None:
+        nd = getattr(term.op, "nd", None)
+        kernel = not isinstance(nd, int) or nd == 0
+        value.rank = source.rank if kernel else nd + 2
+
+
+def _positions(term: Term) -> float:
+    stride = getattr(term.op, "stride", None) or getattr(getattr(term.op, "one", None), "stride", ())
+    density = 1.0
+    for step in stride:
+        density = density * step if isinstance(term.op, ConvTranspose) else density / step
+    return density
+
+
+def _link_sum(value: Value, algebra: Algebra, rules: frozenset[str]) -> None:
+    made = sum_term(value.terms, algebra)
+    if isinstance(made, Refusal):
+        value.refusal = made.at(value.where)
+        return
+    source, term = made
+    _link(value, source, Term(term.op, term.rules | rules, term.like))
+
+
+def _link_cat(value: Value, cat: Cat, algebra: Algebra, rules: frozenset[str]) -> None:
+    value.stacks = cat.values
+    source = nearest_common(list(cat.values))
+    if source is None:
+        value.refusal = Refusal("RK318", "the stacked values have no common source", value.where)
+        return
+    terms = [path_term(v, source, algebra) for v in cat.values]
+    refused = next((t for t in terms if isinstance(t, Refusal)), None)
+    made = refused or algebra.concat([t for t in terms if isinstance(t, Term)])
+    if isinstance(made, Term) and cat.dim not in _channel_axes(made.op):
+        made = Refusal("RK331", f"a concatenation along axis {cat.dim}")
+    if isinstance(made, Refusal):
+        value.refusal = made.at(value.where)
+        return
+    _link(value, source, Term(made.op, made.rules | rules, made.like))
+
+
+def _channel_axes(op: Operator) -> tuple[int, ...]:
+    nd = getattr(op, "nd", None)
+    if nd is None:
+        return ()
+    return (-1,) if nd == 0 else (1, -1 - nd)

@@ -1,0 +1,36 @@
+"""The values of the algebra: affine maps that commute with shifts.
+
+| operator        | is                                                     |
+|-----------------|--------------------------------------------------------|
+| `Conv`          | convolution with 0 (linear layer), 1, 2 or 3 spatial axes |
+| `ConvTranspose` | transposed convolution                                 |
+| `Scale`         | per-channel scale and shift, identity; channels may be open |
+| `Stencil`       | one filter for every channel: pooling, padding; channels open |
+
+Operators are frozen; `reparamkit.merge` combines them. Nothing here knows `torch.fx` or `torch.nn` modules.
+"""
+
+from __future__ import annotations
+
+from reparamkit.operators.conv import Conv, conv
+from reparamkit.operators.conv_transpose import ConvTranspose, conv_transpose
+from reparamkit.operators.scale import Scale, Stencil, stencil
+from reparamkit.operators.vector import Vector, vector
+from reparamkit.operators.weight import Weight, given
+
+Operator = Conv | ConvTranspose | Scale | Stencil
+
+__all__ = [
+    "Conv",
+    "ConvTranspose",
+    "Operator",
+    "Scale",
+    "Stencil",
+    "Vector",
+    "Weight",
+    "conv",
+    "conv_transpose",
+    "given",
+    "stencil",
+    "vector",
+]

@@ -1,0 +1,214 @@
+"""pipeline: the stages in order. Start reading here.
+
+    trace -> lift -> merge -> decide        `plan` stops here: nothing is computed, nothing changed
+          -> lower -> verify -> splice -> report
+
+`plan` and `apply` share everything up to the decision. `apply` then computes and proves every replacement, and
+only when all of them are ready changes the model, or a copy of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, overload
+
+from torch import nn
+
+from reparamkit.check import checked_example, checked_model, expectations
+from reparamkit.errors import RecipeError, Refusal
+from reparamkit.host import Rewrite, Swap
+from reparamkit.plan import Plan, Planned, make_plan
+from reparamkit.policy import Policy
+from reparamkit.recipe import Recipe, load_recipe
+from reparamkit.registry import Registry, build, default_registry
+from reparamkit.report import Report, report_of
+from reparamkit.splice import Steps, copied, splice
+from reparamkit.survey import observe_ranks, survey
+from reparamkit.verify import Proven, Truth, prove
+
+RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
+Plugins = Sequence[ModuleType | object] | None
+
+
+def plan(
+    model: nn.Module,
+    recipe: RecipeLike = None,
+    *,
+    policy: str | Policy | None = None,
+    plugins: Plugins = None,
+    example_inputs: Any = None,
+) -> Plan:
+    """Say what `apply` would merge and what it would refuse, without computing or changing anything.
+
+    Args:
+        model: a model in eval mode.
+        recipe: a file, the name of a shipped recipe, YAML text, a mapping, a `Recipe`; by default "auto".
+        policy: overrides the recipe's policy.
+        plugins: modules with hooks, beside the installed plugins.
+        example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments; run once to learn how many
+            axes each module's input has.
+
+    Returns:
+        The plan; ``print(plan)`` reads well.
+
+    Raises:
+        ModelError: the model cannot be converted as it is (training mode, TorchScript, meta weights, ...).
+        RecipeError: the recipe is wrong or matches nothing.
+        PluginError: a rule or policy does not exist, or plugins contradict each other.
+    """
+    checked_model(model)
+    registry = default_registry() if not plugins else build(tuple(plugins))
+    loaded = load_recipe(recipe, folders=[f for paths in registry.recipe_folders.values() for f in paths])
+    registry.check_ids([*loaded.disabled_ids(), *(r for b in loaded.blocks for r in b.rule_ids() or ())])
+    chosen = policy if isinstance(policy, Policy) else registry.policy(policy or loaded.policy)
+    checked_example(example_inputs)
+    found = survey(model, registry)
+    if example_inputs is not None:
+        observe_ranks(found, model, example_inputs)
+    return make_plan(model, loaded, chosen, registry, found)
+
+
+@overload
+def apply(
+    model: nn.Module,
+    recipe: RecipeLike = ...,
+    *,
+    inplace: bool = ...,
+    policy: str | Policy | None = ...,
+    verify: bool | float = ...,
+    plugins: Plugins = ...,
+    example_inputs: Any = ...,
+    strict: bool = ...,
+    return_report: Literal[False] = ...,
+) -> nn.Module: ...
+@overload
+def apply(
+    model: nn.Module,
+    recipe: RecipeLike = ...,
+    *,
+    inplace: bool = ...,
+    policy: str | Policy | None = ...,
+    verify: bool | float = ...,
+    plugins: Plugins = ...,
+    example_inputs: Any = ...,
+    strict: bool = ...,
+    return_report: Literal[True],
+) -> tuple[nn.Module, Report]: ...
+def apply(
+    model: nn.Module,
+    recipe: RecipeLike = None,
+    *,
+    inplace: bool = False,
+    policy: str | Policy | None = None,
+    verify: bool | float = True,
+    plugins: Plugins = None,
+    example_inputs: Any = None,
+    strict: bool = False,
+    return_report: bool = False,
+) -> nn.Module | tuple[nn.Module, Report]:
+    """Turn the multi-branch blocks of `model` into single-path ones that compute the same.
+
+    Args:
+        model: a model in eval mode, of any class. Its class, methods and attributes survive.
+        recipe: a file, the name of a shipped recipe, YAML text, a mapping, a `Recipe`; by default "auto":
+            everything exact that pays.
+        inplace: change `model` itself; otherwise it is not touched and a converted copy is returned.
+        policy: overrides the recipe's policy ("cheaper", "always").
+        verify: prove every merge in float64 before it is made. A number is the tolerance.
+        plugins: modules with hooks, beside the installed plugins.
+        example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments. With it the whole model is
+            compared before and after, and layers whose meaning depends on the number of axes are understood.
+        strict: raise `RecipeError` RK707 when anything was refused.
+        return_report: also return the `Report`.
+
+    Returns:
+        The converted model, and the report when asked for.
+
+    Raises:
+        ModelError: the model cannot be converted as it is (training mode, TorchScript, meta weights, ...).
+        RecipeError: the recipe is wrong, matches nothing, or an expectation of it is not met.
+        PluginError: a rule or policy does not exist, or plugins contradict each other.
+        VerificationError: a merge does not compute what it replaces. In every case `model` is as it was.
+    """
+    made = plan(model, recipe, policy=policy, plugins=plugins, example_inputs=example_inputs)
+    rtol = _tolerance(made.recipe, verify)
+    proven, refused = _prove_all(made, rtol)
+    steps = _steps(made, proven)
+    truth = None if example_inputs is None or rtol is None else Truth(model, example_inputs)
+    if strict and (refused or made.refusals):
+        raise RecipeError("RK707", f"strict: {len(refused) + len(made.refusals)} refusals, the first: {(*refused, *made.refusals)[0]}")
+    target = model if inplace else copied(model, steps)
+    undo = splice(target, steps)
+    try:
+        expectations(made, target)
+        comparison = None if truth is None else truth.judge(target)
+    except BaseException:
+        undo()
+        raise
+    report = report_of(made, proven, comparison, tuple(refused))
+    return (target, report) if return_report else target
+
+
+def _tolerance(recipe: Recipe, verify: bool | float) -> float | None:
+    if verify is False or (verify is True and not recipe.verify.enabled):
+        return None
+    return recipe.verify.rtol if verify is True else float(verify)
+
+
+def _prove_all(made: Plan, rtol: float | None) -> tuple[dict[Planned, Proven], list[Refusal]]:
+    """Every replacement, complete and proven; those whose numbers do not fit are refused."""
+    proven: dict[Planned, Proven] = {}
+    refused: list[Refusal] = []
+    for planned in made.edits:
+        candidate = planned.edit.candidate
+        found = prove(candidate, planned.flow, made.registry.merge, rtol)
+        if isinstance(found, Refusal):
+            refused.append(found.at(candidate.target.where))
+            continue
+        proven[planned] = found
+    # A forward is rewritten with all its merges or not at all.
+    broken = {p.edit.path for p in made.edits if isinstance(p.edit, Rewrite) and p not in proven}
+    kept = {p: v for p, v in proven.items() if not (isinstance(p.edit, Rewrite) and p.edit.path in broken)}
+    return kept, refused
+
+
+def _steps(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
+    steps = Steps()
+    aside: list[str] = []
+    for planned, found in proven.items():
+        edit = planned.edit
+        if isinstance(edit, Swap):
+            holder = made.survey.modules[edit.anchor]
+            kept = _same_geometry(holder, found.module)
+            (steps.weights if kept else steps.modules)[edit.anchor] = found.module
+            aside += edit.aside
+            for path, names in edit.remainders.items():
+                split = edit.candidate.target.split
+                steps.remainders[path] = names if names is not None or split is None else split.remainder
+        else:
+            emitted = made.rewrites[edit.path]
+            steps.rewrites.setdefault(edit.path, (emitted, {}))[1][planned.name] = found.module
+    return Steps(steps.weights, steps.modules, tuple(aside), steps.remainders, steps.rewrites)
+
+
+_GEOMETRY = ("in_channels", "out_channels", "in_features", "out_features", "kernel_size", "stride", "dilation", "groups")
+
+
+def _same_geometry(old: nn.Module, new: nn.Module) -> bool:
+    """Whether the old module can simply take the new weights."""
+    if not isinstance(old, type(new)) or hasattr(old, "parametrizations"):
+        return False
+    if any(getattr(old, name, None) != getattr(new, name, None) for name in _GEOMETRY):
+        return False
+    pads = "_reversed_padding_repeated_twice"
+    mode = getattr(old, "padding_mode", None)
+    if list(getattr(old, pads, ())) != list(getattr(new, pads, ())):
+        return False
+    if getattr(old, "output_padding", None) != getattr(new, "output_padding", None):
+        return False
+    return mode == getattr(new, "padding_mode", None) or not any(getattr(old, pads, ()))
+
+
+__all__ = ["Registry", "apply", "plan"]

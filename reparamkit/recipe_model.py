@@ -1,0 +1,157 @@
+"""What a recipe may say: the typed form of the YAML, and which modules a block matches.
+
+The models are strict (the text "1" is no number) and closed (an unknown key is an error). A recipe
+names classes, rules and policies; it never imports anything, so a downloaded one cannot run code.
+"""
+
+from __future__ import annotations
+
+import keyword
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from reparamkit.recipe_pattern import check_pattern, class_fits, fits, original_class
+
+RULE_ID = r"^[a-z0-9_*-]+(/[a-z0-9_*-]+)?$"
+POLICY_ID = r"^[a-z0-9_-]+(/[a-z0-9_-]+)?$"
+IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+
+def _check_version(value: object) -> object:
+    # `Literal[1]` compares with ==, so True and 1.0 would pass.
+    if type(value) is not int:
+        raise ValueError("expected the number 1")
+    return value
+
+
+def _check_into(value: str) -> str:
+    if keyword.iskeyword(value):
+        raise ValueError("expected an attribute name, not a Python keyword")
+    return value
+
+
+RuleId = Annotated[str, Field(pattern=RULE_ID)]
+Pattern = Annotated[str, AfterValidator(check_pattern)]
+Version = Annotated[Literal[1], BeforeValidator(_check_version, json_schema_input_type=Literal[1])]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, validate_by_name=True, validate_by_alias=True
+    )
+
+
+class Match(_Model):
+    """Which modules a block is about; all the keys that are given must match."""
+
+    class_: Pattern | None = Field(
+        default=None,
+        # Not `alias`: type checkers would then insist on the keyword `class` in calls.
+        validation_alias="class",
+        serialization_alias="class",
+        description="Glob on the bare class name, or on module.qualname if it has a dot;"
+        " 're:' starts a regular expression on either.",
+    )
+    name: Pattern | None = Field(
+        default=None,
+        description="Glob on the module path, as in 'stages.*.0'; 're:' is a regular expression.",
+    )
+    structure: Literal["any"] | None = Field(default=None, description="'any' is every module.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Match:
+        if self.class_ is None and self.name is None and self.structure is None:
+            raise ValueError("expected at least one of 'class', 'name' and 'structure'")
+        return self
+
+    def matches(self, path: str, module: object) -> bool:
+        """Whether the module found under this path is meant."""
+        if self.class_ is not None and not class_fits(self.class_, original_class(module)):
+            return False
+        return self.name is None or fits(self.name, path)
+
+
+class Expect(_Model):
+    """How much may be left of a matched block, at most."""
+
+    convs: int | None = Field(default=None, ge=0, description="Convolutions left, at most.")
+    batch_norms: int | None = Field(default=None, ge=0, description="Batch norms left, at most.")
+
+
+class Block(_Model):
+    """One kind of block and what is to be done with it."""
+
+    match: Match
+    rules: Annotated[tuple[RuleId, ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None,
+        description="Rules that may be used inside the block: 'conv_bn' is 'core/conv_bn', globs as"
+        " in 'core/*' are allowed. Left out: every rule.",
+    )
+    into: Annotated[str, Field(pattern=IDENTIFIER), AfterValidator(_check_into)] | None = Field(
+        default=None,
+        description="Attribute that holds the merged operator, as in the upstream deploy form.",
+    )
+    expect: Expect | None = Field(
+        default=None, description="It is an error if a matched block keeps more than this."
+    )
+    optional: bool = Field(default=False, description="It is no error if nothing matches.")
+
+    def rule_ids(self) -> tuple[str, ...] | None:
+        """The rules with their plugin, as in `core/conv_bn`; None if every rule may be used."""
+        return None if self.rules is None else _full_ids(self.rules)
+
+
+class VerifySpec(_Model):
+    """How each edit is proved."""
+
+    enabled: bool = Field(default=True, description="Prove each edit before it is made.")
+    dtype: Literal["float64"] = Field(default="float64", description="Number type of the proof.")
+    rtol: float = Field(default=1e-9, gt=0, le=1e-3, description="Relative error allowed.")
+
+
+class Recipe(_Model):
+    """What is to be merged in a model, and what a plain model is to be expanded to."""
+
+    version: Version = Field(description="Version of the recipe format.")
+    name: str = Field(min_length=1, max_length=100, description="Name of the recipe in reports.")
+    source: str | None = Field(default=None, description="The paper, or where it comes from.")
+    description: str | None = Field(default=None, description="One or two sentences for people.")
+    extends: str | None = Field(
+        default=None,
+        description="A shipped recipe, or a file below this recipe's folder. What is said here"
+        " wins, blocks come first, 'disable' adds up.",
+    )
+    blocks: Annotated[tuple[Block, ...], Field(strict=False)] = Field(
+        default=(), description="Which modules; the first block that matches a module has it."
+    )
+    expand: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = Field(
+        default=(), description="What a plain convolution becomes for training."
+    )
+    disable: Annotated[tuple[RuleId, ...], Field(strict=False)] = Field(
+        default=(), description="Rules that are switched off, as ids or globs."
+    )
+    policy: str = Field(
+        default="cheaper", pattern=POLICY_ID, description="Which of the exact merges are made."
+    )
+    verify: VerifySpec = Field(default=VerifySpec(), description="How each edit is proved.")
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Recipe:
+        if not (self.blocks or self.expand or self.extends):
+            raise ValueError("expected 'blocks' or 'expand', got neither")
+        return self
+
+    def disabled_ids(self) -> tuple[str, ...]:
+        """The rules that are switched off, with their plugin."""
+        return _full_ids(self.disable)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, for editors: the part that draft 7 and later drafts share."""
+    schema = Recipe.model_json_schema(by_alias=True)
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **schema}
+
+
+def _full_ids(ids: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(one if "/" in one else f"core/{one}" for one in ids)

@@ -1,0 +1,190 @@
+"""What the original modules compute, in float64, from their own attributes: the other side of each proof.
+
+It shares nothing with the rules: no operator, no merge. Convolutions are unfolded and multiplied band by band, so
+that no float64 copy of a large kernel is made (and because torch has no fast float64 convolution on CPUs).
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from reparamkit.flow import Flow, Frame, Value
+
+_BAND = 1 << 19  # numbers of a kernel that are in float64 at one time
+
+
+def unfolded(x: Tensor, module: Any, groups: int) -> tuple[Tensor, tuple[int, ...]]:
+    """Patches of `x` as ``[N, groups, in_channels / groups * taps, positions]``, and the size of the result."""
+    nd = len(module.kernel_size)
+    x = _padded(x, module, nd)
+    out = tuple(
+        (size - d * (k - 1) - 1) // s + 1
+        for size, k, s, d in zip(x.shape[2:], module.kernel_size, module.stride, module.dilation, strict=True)
+    )
+    n, c = x.shape[:2]
+    strides = x.stride()
+    view = x.as_strided(
+        (n, c, *module.kernel_size, *out),
+        (
+            *strides[:2],
+            *(st * d for st, d in zip(strides[2:], module.dilation, strict=True)),
+            *(st * s for st, s in zip(strides[2:], module.stride, strict=True)),
+        ),
+    )
+    return view.reshape(n, groups, c // groups * prod(module.kernel_size), prod(out)), out
+
+
+def _padded(x: Tensor, module: Any, nd: int) -> Tensor:
+    if module.padding == "valid" or not any(module._reversed_padding_repeated_twice):
+        return x.contiguous()
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(x, module._reversed_padding_repeated_twice, mode=mode).contiguous()
+
+
+Rows = Callable[[int, int], Tensor]
+
+
+class ConvRun:
+    """A convolution module on one input, computed band by band of output channels."""
+
+    def __init__(self, module: Any, x: Tensor) -> None:
+        self.module = module
+        self.groups = module.groups
+        self.patches, self.size = unfolded(x, module, self.groups)
+        self.out = x.new_empty(x.shape[0], module.out_channels, prod(self.size))
+
+    def band(self, lo: int, hi: int, rows: Tensor) -> None:
+        """Compute output channels `lo` to `hi` with these `rows` of the kernel, float64."""
+        per_group = self.module.out_channels // self.groups
+        flat = rows.reshape(hi - lo, -1)
+        if lo % per_group == 0 and hi % per_group == 0 and self.groups > 1:
+            first, last = lo // per_group, hi // per_group
+            weight = flat.reshape(last - first, per_group, -1)
+            made = torch.einsum("gok,ngkp->ngop", weight, self.patches[:, first:last])
+            self.out[:, lo:hi] = made.reshape(made.shape[0], hi - lo, -1)
+            return
+        row = lo
+        while row < hi:
+            group = row // per_group
+            end = min(hi, (group + 1) * per_group)
+            self.out[:, row:end] = flat[row - lo : end - lo] @ self.patches[:, group]
+            row = end
+
+    def result(self, bias: Tensor | None) -> Tensor:
+        """The output, `bias` added."""
+        if bias is not None:
+            self.out += bias.to(torch.float64)[None, :, None]
+        return self.out.reshape(*self.out.shape[:2], *self.size)
+
+
+class LinearRun:
+    """A linear module on one input, computed band by band."""
+
+    def __init__(self, module: Any, x: Tensor) -> None:
+        self.x = x
+        self.out = x.new_empty(*x.shape[:-1], module.out_features)
+
+    def band(self, lo: int, hi: int, rows: Tensor) -> None:
+        """Compute output features `lo` to `hi`."""
+        self.out[..., lo:hi] = self.x @ rows.reshape(hi - lo, -1).T
+
+    def result(self, bias: Tensor | None) -> Tensor:
+        """The output, `bias` added."""
+        return self.out if bias is None else self.out + bias.to(torch.float64)
+
+
+def bands_of(weight: Tensor) -> list[tuple[int, int]]:
+    """Bounds of row bands of a kernel."""
+    step = max(1, _BAND // max(1, weight[0].numel()))
+    return [(lo, min(lo + step, len(weight))) for lo in range(0, len(weight), step)]
+
+
+def run_module(module: nn.Module, x: Tensor) -> Tensor:
+    """What `module` computes for `x`, in float64; the module is not touched."""
+    for kinds, run in _RUNS:
+        if isinstance(module, kinds) and _plain(module, kinds):
+            return run(module, x)
+    return _call(copy.deepcopy(module).double().eval(), x)
+
+
+def _plain(module: nn.Module, kinds: tuple[type[Any], ...]) -> bool:
+    return any(type(module).forward is kind.forward for kind in kinds)
+
+
+def _call(module: nn.Module, x: Tensor) -> Tensor:
+    result: Tensor = module(x)
+    return result
+
+
+def _run_conv(module: Any, x: Tensor) -> Tensor:
+    weight = module.weight.detach()
+    run = ConvRun(module, x)
+    for lo, hi in bands_of(weight):
+        run.band(lo, hi, weight[lo:hi].double())
+    return run.result(None if module.bias is None else module.bias.detach())
+
+
+def _run_linear(module: Any, x: Tensor) -> Tensor:
+    weight = module.weight.detach()
+    run = LinearRun(module, x)
+    for lo, hi in bands_of(weight):
+        run.band(lo, hi, weight[lo:hi].double())
+    return run.result(None if module.bias is None else module.bias.detach())
+
+
+def _run_norm(module: Any, x: Tensor) -> Tensor:
+    wide = [None if t is None else t.detach().double() for t in (module.running_mean, module.running_var, module.weight, module.bias)]
+    return F.batch_norm(x, *wide, training=False, eps=module.eps)  # type: ignore[arg-type]
+
+
+_RUNS: tuple[tuple[tuple[type[Any], ...], Callable[[Any, Tensor], Tensor]], ...] = (
+    ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _run_conv),
+    ((nn.Linear,), _run_linear),
+    ((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _run_norm),
+)
+# nn.BatchNormNd all share one forward.
+
+_INPLACE = {getattr(operator, f"i{n}"): getattr(operator, n) for n in ("add", "sub", "mul", "truediv")}
+
+
+def run_value(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
+    """What the node of `value` computes from the `known` values, in float64."""
+    frame = flow.frames[value.path]
+    if value.module is not None:
+        return run_module(value.module, known[value.inputs[0]])
+    args, kwargs = fx.node.map_arg((value.node.args, value.node.kwargs), lambda n: _read(n, frame, known))
+    target = value.node.target
+    if value.mutates and args:
+        args = (args[0].clone(), *args[1:])
+    if value.node.op == "call_method":
+        result = getattr(args[0], str(target))(*args[1:], **kwargs)
+    else:
+        result = _INPLACE.get(target, target)(*args, **kwargs)  # type: ignore[operator]
+    assert isinstance(result, Tensor)
+    return result
+
+
+def _read(node: fx.Node, frame: Frame, known: dict[Value, Tensor]) -> Any:
+    if node.op != "get_attr":
+        return _known(frame.values[node], known)
+    constant = frame.traced.constants.get(str(node.target))
+    if constant is None:
+        owner, _, attribute = str(node.target).rpartition(".")
+        constant = getattr(frame.module.get_submodule(owner), attribute)
+    return constant.detach().double() if constant.is_floating_point() else constant
+
+
+def _known(value: Value, known: dict[Value, Tensor]) -> Tensor:
+    """A stack is made here: only its sum is a value of the region."""
+    if value not in known and value.stacked is not None:
+        return torch.stack([known[v] for v in value.stacked.values], value.stacked.dim)
+    return known[value]

@@ -1,0 +1,253 @@
+"""registry: which rules, policies and recipe folders there are, and who brought them.
+
+Built-in rules first, then installed plugins sorted by name. A plugin that cannot be loaded is reported and left
+out; two that claim one target are an error that names both. The result is a frozen value: nothing is global, and
+nothing depends on the order in which plugins were found.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pluggy
+
+import reparamkit.rules as core_rules
+from reparamkit import hookspecs
+from reparamkit.errors import PluginError
+from reparamkit.policy import POLICIES, Policy
+from reparamkit.rule import Lift, Rule, RuleSet, grouped
+
+_API = (Rule.__args__, Policy, Path)  # type: ignore[attr-defined]
+_SAME = ("forward", "_conv_forward", "__call__")
+
+
+@dataclass(frozen=True)
+class LoadFailure:
+    """A plugin that was found and could not be used."""
+
+    plugin: str
+    distribution: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Everything the plugins declared.
+
+    Attributes:
+        rules: all declarations, with their origin.
+        merge: the merge rules, grouped for dispatch.
+        policies: by name.
+        recipe_folders: by plugin.
+        plugins: (name, where it comes from) in loading order.
+        failures: plugins that could not be loaded.
+    """
+
+    rules: tuple[Rule, ...]
+    merge: RuleSet
+    policies: Mapping[str, Policy]
+    recipe_folders: Mapping[str, tuple[Path, ...]]
+    plugins: tuple[tuple[str, str], ...] = ()
+    failures: tuple[LoadFailure, ...] = ()
+    _lifts: Mapping[Any, Lift] = field(default_factory=dict)
+
+    @property
+    def rule_ids(self) -> tuple[str, ...]:
+        """Ids of all rules, sorted."""
+        return tuple(sorted({r.rule for r in self.rules if r.rule}))
+
+    def module_lift(self, cls: type) -> Lift | None:
+        """The lift for modules of class `cls`: exact, or of a base whose forward it inherits."""
+        for base in cls.__mro__:
+            lift = self._lifts.get(base) or self._lifts.get(f"{base.__module__}.{base.__qualname__}")
+            lift = lift or self._by_alias(base)
+            if lift is None:
+                continue
+            if base is cls or (lift.subclasses and _inherits(cls, base)):
+                return lift
+            return None
+        return None
+
+    def _by_alias(self, cls: type) -> Lift | None:
+        """A dotted target may name a re-export ("timm.layers.LayerScale"); only imported modules are asked."""
+        for target, lift in self._lifts.items():
+            if not isinstance(target, str) or target[0] == ".":
+                continue
+            module, _, name = target.rpartition(".")
+            if name == cls.__name__ and getattr(sys.modules.get(module), name, None) is cls:
+                return lift
+        return None
+
+    def call_lift(self, target: Any) -> Lift | None:
+        """The lift for a function, or for a tensor method given as ``".name"``."""
+        try:
+            return self._lifts.get(target)
+        except TypeError:  # an unhashable callable is no function of ours
+            return None
+
+    def check_ids(self, names: Iterable[str]) -> None:
+        """Raise `PluginError` RK709 when a rule id or glob names nothing."""
+        known = self.rule_ids
+        for name in names:
+            if not any(fnmatchcase(rule, name) for rule in known):
+                raise PluginError("RK709", _unknown("rule", name, known))
+
+    def policy(self, name: str) -> Policy:
+        """The policy called `name`, or `PluginError` RK709 with the known names."""
+        if name not in self.policies:
+            raise PluginError("RK709", _unknown("policy", name, tuple(self.policies)))
+        return self.policies[name]
+
+
+def _inherits(cls: type, base: type) -> bool:
+    return all(getattr(cls, name, None) is getattr(base, name, None) for name in _SAME)
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"no {what} {name!r}; {hint}known: {', '.join(sorted(known))}"
+
+
+def _entry_points() -> list[EntryPoint]:
+    if os.environ.get("REPARAMKIT_DISABLE_PLUGINS"):
+        return []
+    found = sorted(entry_points(group="reparamkit"), key=lambda e: (e.name, e.dist.name if e.dist else ""))
+    only = os.environ.get("REPARAMKIT_LOAD_PLUGINS")
+    if only is None:
+        return found
+    wanted = {name.strip() for name in only.split(",")}
+    return [e for e in found if e.name in wanted]
+
+
+class _Loader:
+    """Registers plugins with pluggy one by one and remembers what went wrong."""
+
+    def __init__(self) -> None:
+        self.manager = pluggy.PluginManager("reparamkit")
+        self.manager.add_hookspecs(hookspecs)
+        self.names: list[tuple[str, str]] = []
+        self.failures: list[LoadFailure] = []
+
+    def add(self, name: str, plugin: Any, origin: str) -> None:
+        try:
+            self.manager.register(plugin, name)
+            self.manager.check_pending()
+        except Exception as error:  # a plugin may fail in any way; it is reported, not raised
+            if self.manager.has_plugin(name):
+                self.manager.unregister(name=name)
+            self.failures.append(LoadFailure(name, origin, f"{type(error).__name__}: {error}"))
+            return
+        self.names.append((name, origin))
+
+    def entry_point(self, entry: EntryPoint) -> None:
+        dist = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
+        if self.manager.has_plugin(entry.name):
+            owner = dict(self.names).get(entry.name, "?")
+            self.failures.append(LoadFailure(entry.name, dist, f"the name is taken by {owner}"))
+            return
+        try:
+            plugin = entry.load()
+        except Exception as error:  # an import may fail in any way; it is reported, not raised
+            self.failures.append(LoadFailure(entry.name, dist, f"{type(error).__name__}: {error}"))
+            return
+        self.add(entry.name, plugin, dist)
+
+    def collect(self, hook: str, kinds: type | tuple[type, ...]) -> dict[str, list[Any]]:
+        """What each plugin's implementation of `hook` returned."""
+        found: dict[str, list[Any]] = {}
+        for impl in getattr(self.manager.hook, hook).get_hookimpls():
+            try:
+                items = list(impl.function())
+                wrong = next((i for i in items if not isinstance(i, kinds)), None)
+                if wrong is not None:
+                    raise TypeError(f"{hook} returned a {type(wrong).__name__}")
+            except Exception as error:  # as above: reported with the plugin's name
+                origin = dict(self.names)[impl.plugin_name]
+                self.failures.append(LoadFailure(impl.plugin_name, origin, f"{type(error).__name__}: {error}"))
+                continue
+            found[impl.plugin_name] = items
+        return found
+
+
+def build(plugins: Sequence[ModuleType | object] = (), *, autoload: bool = True) -> Registry:
+    """The registry of the built-in rules, installed plugins and the given ones.
+
+    Args:
+        plugins: modules (or objects) that implement hooks.
+        autoload: also load the plugins that are installed.
+
+    Raises:
+        PluginError: RK803 when two plugins claim one target and none overrides the other, RK802 when a given
+            plugin cannot be used.
+    """
+    loader = _Loader()
+    loader.add("core", core_rules, "reparamkit")
+    for entry in _entry_points() if autoload else []:
+        loader.entry_point(entry)
+    installed = len(loader.failures)
+    for plugin in plugins:
+        loader.add(_plugin_name(plugin), plugin, "given")
+    rules = loader.collect("reparamkit_rules", _API[0])
+    policies = loader.collect("reparamkit_policies", Policy)
+    folders = loader.collect("reparamkit_recipes", Path)
+    given = [f for f in loader.failures if f.distribution == "given"]
+    if given:
+        raise PluginError("RK802", f"{given[0].plugin}: {given[0].error}")
+    for failure in loader.failures[:installed]:
+        warnings.warn(f"reparamkit plugin {failure.plugin} ({failure.distribution}): {failure.error}", stacklevel=2)
+    order = sorted(rules, key=lambda name: (name != "core", name))
+    declared = tuple(replace(rule, origin=name) for name in order for rule in rules[name])
+    return Registry(
+        declared,
+        grouped(_resolved(declared)),
+        {p.name: p for p in (*POLICIES, *(p for found in policies.values() for p in found))},
+        {name: tuple(paths) for name, paths in folders.items()},
+        tuple(loader.names),
+        tuple(loader.failures),
+        {r.target: r for r in _resolved(declared) if isinstance(r, Lift)},
+    )
+
+
+def _plugin_name(plugin: object) -> str:
+    name = getattr(plugin, "__name__", type(plugin).__name__)
+    return str(name).rpartition(".")[2].removeprefix("reparamkit_").replace("_", "-")
+
+
+def _key(rule: Rule) -> tuple[Any, ...]:
+    fields = ("target", "outer", "inner", "kind", "order")
+    return (type(rule).__name__, *(getattr(rule, f) for f in fields if hasattr(rule, f)))
+
+
+def _resolved(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """One rule a target: the one that nobody of the group overrides."""
+    claims: dict[tuple[Any, ...], list[Rule]] = defaultdict(list)
+    for rule in rules:
+        claims[_key(rule)].append(rule)
+    kept = []
+    for group in claims.values():
+        overridden = {getattr(r, "overrides", "") for r in group} - {""}
+        owners = [r for r in group if r.rule not in overridden]
+        if len(owners) != 1:
+            names = " and ".join(f"{r.rule} ({r.origin})" for r in group)
+            raise PluginError("RK803", f"{names} claim {_key(group[0])[1:]}; say overrides= in one of them")
+        kept.append(owners[0])
+    return tuple(kept)
+
+
+@cache
+def default_registry() -> Registry:
+    """The registry of the built-in rules and the installed plugins, built at its first use."""
+    return build()

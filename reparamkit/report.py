@@ -1,0 +1,184 @@
+"""report: what was merged and why it is right, what was not and why not."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from reparamkit.errors import Refusal
+from reparamkit.operators import Conv
+
+if TYPE_CHECKING:
+    from reparamkit.flow import Value
+    from reparamkit.plan import Plan, Planned
+    from reparamkit.verify import Comparison, Proven
+
+
+@dataclass(frozen=True)
+class Merged:
+    """One merge.
+
+    Attributes:
+        path: the module that holds the result.
+        kind: "swap" (modules exchanged) or "rewrite" (the module's forward calls `path`).
+        rules: ids of the rules used.
+        before: what was there.
+        after: what is there now.
+        params_before: numbers stored in what was there.
+        params_after: numbers stored now.
+        macs_before: multiply-accumulates per position of the region's input.
+        macs_after: likewise, now.
+        error: largest relative deviation in float64; `None` in a plan, or when verification is off.
+    """
+
+    path: str
+    kind: str
+    rules: tuple[str, ...]
+    before: str
+    after: str
+    params_before: int
+    params_after: int
+    macs_before: float
+    macs_after: float
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did.
+
+    Attributes:
+        recipe: name of the recipe.
+        policy: name of the policy.
+        merged: every merge, in order of execution.
+        refused: every value that could not be merged.
+        untraceable: modules whose forward could not be traced (their children were converted one by one).
+        whole_model: comparison of the whole model, when example inputs were given.
+    """
+
+    recipe: str
+    policy: str
+    merged: tuple[Merged, ...]
+    refused: tuple[Refusal, ...]
+    untraceable: tuple[Refusal, ...] = ()
+    whole_model: Comparison | None = None
+    plugins: tuple[str, ...] = field(default=())
+
+    @property
+    def max_error(self) -> float | None:
+        """Largest relative error of any merge in float64."""
+        errors = [m.error for m in self.merged if m.error is not None]
+        return max(errors) if errors else None
+
+    def to_dict(self) -> dict[str, object]:
+        """The report as plain data."""
+        return {
+            "recipe": self.recipe,
+            "policy": self.policy,
+            "merged": [asdict(m) for m in self.merged],
+            "refused": [asdict(r) for r in self.refused],
+            "untraceable": [asdict(r) for r in self.untraceable],
+            "whole_model": None if self.whole_model is None else asdict(self.whole_model),
+            "max_error": self.max_error,
+        }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The report as JSON."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def __str__(self) -> str:
+        params = sum(m.params_after - m.params_before for m in self.merged)
+        lines = [f"{self.recipe} (policy {self.policy}): {len(self.merged)} merges, parameters {params:+,d}"]
+        if self.max_error is not None:
+            lines[0] += f", largest error {self.max_error:.1e} (float64, relative)"
+        lines += [f"  {m.path}: {m.before} -> {m.after}{_error(m)}" for m in self.merged]
+        if self.refused:
+            counts = Counter(r.code for r in self.refused)
+            lines.append("not merged: " + ", ".join(f"{n} x {code}" for code, n in sorted(counts.items())))
+            lines += [f"  {refusal}" for refusal in self.refused]
+        if self.untraceable:
+            lines.append("not traced (what is inside was converted piece by piece):")
+            lines += [f"  {refusal}" for refusal in self.untraceable]
+        return "\n".join(lines)
+
+
+def _error(merged: Merged) -> str:
+    return "" if merged.error is None else f"  [{merged.error:.1e}]"
+
+
+def report_of(
+    plan: Plan, proven: Mapping[Planned, Proven], comparison: Comparison | None = None, extra: tuple[Refusal, ...] = ()
+) -> Report:
+    """The report of a plan, with the errors of what has been proven."""
+    merged = []
+    for planned in plan.edits:
+        found = proven.get(planned)
+        if found is None and proven:
+            continue
+        merged.append(_merged(planned, None if found is None else found.error))
+    refusals = [*plan.refusals, *extra]
+    return Report(
+        plan.recipe.name,
+        plan.policy.name,
+        tuple(merged),
+        tuple(r for r in refusals if r.code != "RK604"),
+        tuple(r for r in refusals if r.code == "RK604"),
+        comparison,
+    )
+
+
+def _merged(planned: Planned, error: float | None) -> Merged:
+    candidate = planned.edit.candidate
+    path = planned.edit.path
+    if planned.name:
+        path = f"{path}.{planned.name}" if path else planned.name
+    return Merged(
+        path,
+        "rewrite" if planned.name else "swap",
+        tuple(sorted(candidate.term.rules)),
+        " + ".join(_counted([_described(v) for v in candidate.values])),
+        described(candidate.term.op),
+        int(candidate.before.params),
+        int(candidate.after.params),
+        candidate.before.macs,
+        candidate.after.macs,
+        error,
+    )
+
+
+def _counted(names: list[str]) -> list[str]:
+    counts = Counter(n for n in names if n)
+    return [name if n == 1 else f"{n} {name}" for name, n in counts.items()]
+
+
+def _described(value: Value) -> str:
+    if value.module is not None:
+        return _module(value.module)
+    if value.parts:
+        return "add" if value.terms else "cat"
+    target = value.node.target
+    return target if isinstance(target, str) else str(getattr(target, "__name__", target))
+
+
+def _module(module: nn.Module) -> str:
+    name = type(module).__name__
+    kernel = getattr(module, "kernel_size", None)
+    if isinstance(kernel, tuple):
+        return f"{name} {'x'.join(map(str, kernel))}"
+    return "" if name in ("Identity", "Dropout") else name
+
+
+def described(op: Any) -> str:
+    """An operator in a few words."""
+    if not isinstance(op, Conv):
+        return type(op).__name__
+    if op.nd == 0:
+        return f"Linear({op.in_channels}, {op.out_channels})"
+    groups = f", groups {op.groups}" if op.groups > 1 else ""
+    kernel = "x".join(map(str, op.kernel_size))
+    return f"Conv{op.nd}d({op.in_channels}, {op.out_channels}, {kernel}{groups})"

@@ -1,0 +1,227 @@
+"""Declarations: what a rule is. A plugin returns them, the host does the dispatching.
+
+A rule has an id (`plugin/name`) and is made of declarations of five kinds; several may share one id:
+
+| kind      | says                                                                    |
+|-----------|-------------------------------------------------------------------------|
+| `Lift`    | a module type, function or method is this operator                      |
+| `Compose` | `outer(inner(x))` for two kinds of operators is this operator           |
+| `Align`   | two operators that are to be added or stacked are brought to one form   |
+| `Add`     | the sum of two operators of one form is this operator                   |
+| `Lower`   | an operator is this module                                              |
+
+All functions are pure. What they cannot do exactly they answer with a `Refusal`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import nn
+
+    from reparamkit.errors import Refusal
+    from reparamkit.merge import Like
+    from reparamkit.operators import Operator
+
+
+@dataclass(frozen=True)
+class Split:
+    """A module that is an affine operator first and something else after it.
+
+    Attributes:
+        op: the affine part.
+        remainder: makes the module that does the rest, called when the affine part has moved elsewhere.
+    """
+
+    op: Operator
+    remainder: Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Through:
+    """A call that is one operator applied to one of its inputs."""
+
+    value: Any
+    op: Operator
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A call that adds its inputs: ``sum(factor * value)``."""
+
+    terms: tuple[tuple[float, Any], ...]
+
+
+@dataclass(frozen=True)
+class Cat:
+    """A call that stacks its inputs along the axis `dim`."""
+
+    values: tuple[Any, ...]
+    dim: int
+
+
+class Context(Protocol):
+    """What a lift may ask about the place it is used at."""
+
+    @property
+    def rank(self) -> int | None:
+        """Number of axes of the (first) input, where it is known."""
+
+    @property
+    def channels(self) -> int | None:
+        """Number of channels of the (first) input, where it is known."""
+
+
+class Call:
+    """A function or method call in a traced forward, its tensor inputs as opaque values.
+
+    Attributes:
+        args: positional arguments; constants are real tensors and numbers, inputs are `Value`s.
+        kwargs: keyword arguments.
+    """
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], is_input: Callable[[Any], bool]) -> None:
+        self.args = args
+        self.kwargs = kwargs
+        self.is_input = is_input
+
+    def bind(self, *names: str, **defaults: Any) -> dict[str, Any]:
+        """The arguments by name: `names` without a default first, then those of `defaults`, in order."""
+        order = (*names, *defaults)
+        bound = {**defaults, **dict(zip(order, self.args, strict=False)), **self.kwargs}
+        return {name: bound.get(name) for name in order} | {k: v for k, v in bound.items() if k not in order}
+
+    def constant(self, value: Any) -> bool:
+        """Whether `value` holds no input anywhere."""
+        if isinstance(value, (list, tuple)):
+            return all(self.constant(v) for v in value)
+        return not self.is_input(value)
+
+
+LiftModule = "Callable[[Any, Context], Operator | Split | Refusal]"
+LiftCall = "Callable[[Call, Context], Through | Sum | Cat | Refusal]"
+
+
+@dataclass(frozen=True)
+class Lift:
+    """How a module type, a function or a tensor method becomes an operator.
+
+    Attributes:
+        rule: id of the rule this belongs to.
+        target: a module class, a function, ``"module.Class"`` (matched only when that module is imported)
+            or ``".method"`` for a method of tensors.
+        run: for a class ``(module, context) -> operator, Split or Refusal``; else ``(call, context) ->``
+            `Through`, `Sum`, `Cat` or `Refusal`.
+        subclasses: also match subclasses that inherit the forward.
+        keeps_dtype: the result has the dtype of the input whatever the parameters have (batch norm).
+        overrides: id of the rule whose lift of the same target this one replaces.
+        origin: the plugin that declared it; filled in by the registry.
+    """
+
+    rule: str
+    target: Any
+    run: Any
+    subclasses: bool = False
+    keeps_dtype: bool = False
+    overrides: str = ""
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Compose:
+    """``run(outer, inner)``: the operator of ``outer(inner(x))``."""
+
+    rule: str
+    outer: type
+    inner: type
+    run: Callable[[Any, Any], Operator | Refusal]
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Align:
+    """``run(a, b)``: both in one form; the operators as they are when there is nothing to do.
+
+    Attributes:
+        rule: id of the rule this belongs to.
+        order: alignments run in this order.
+        run: the function.
+    """
+
+    rule: str
+    order: int
+    run: Callable[[Operator, Operator], tuple[Operator, Operator] | Refusal]
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Add:
+    """``run(a, b)``: the operator of ``a(x) + b(x)`` for aligned operators of one kind."""
+
+    rule: str
+    kind: type
+    run: Callable[[Any, Any], Operator | Refusal]
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Concat:
+    """``run(parts)``: the operator whose output is the outputs of aligned `parts`, stacked along channels."""
+
+    rule: str
+    kind: type
+    run: Callable[[Sequence[Any]], Operator | Refusal]
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Lower:
+    """``run(op, like)``: a module of the geometry of `op` whose numbers are not filled in yet."""
+
+    rule: str
+    kind: type
+    run: Callable[[Any, Like], nn.Module | Refusal]
+    origin: str = ""
+
+
+Rule = Lift | Compose | Align | Add | Concat | Lower
+
+
+def lifts(target: Any, rule: str, **options: Any) -> Callable[[Any], Lift]:
+    """Declare the decorated function as the lift of `target`.
+
+    Args:
+        target: a module class, a function, ``"package.module.Class"`` or ``".method"``.
+        rule: id of the rule, ``"plugin/name"``.
+        **options: the other fields of `Lift`.
+
+    Returns:
+        A decorator that turns the function into a `Lift`.
+    """
+    return lambda run: Lift(rule, target, run, **options)
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """The rules of one registry that are switched on, grouped for dispatch."""
+
+    composes: dict[tuple[type, type], Compose] = field(default_factory=dict)
+    aligns: tuple[Align, ...] = ()
+    adds: dict[type, Add] = field(default_factory=dict)
+    concats: dict[type, Concat] = field(default_factory=dict)
+    lowers: dict[type, Lower] = field(default_factory=dict)
+
+
+def grouped(rules: Sequence[Rule]) -> RuleSet:
+    """`rules` by what they are looked up with."""
+    return RuleSet(
+        composes={(r.outer, r.inner): r for r in rules if isinstance(r, Compose)},
+        aligns=tuple(sorted((r for r in rules if isinstance(r, Align)), key=lambda r: (r.order, r.rule))),
+        adds={r.kind: r for r in rules if isinstance(r, Add)},
+        concats={r.kind: r for r in rules if isinstance(r, Concat)},
+        lowers={r.kind: r for r in rules if isinstance(r, Lower)},
+    )

@@ -1,0 +1,48 @@
+"""The built-in rules, one idea a file; each file's docstring is its formula, its conditions, its source.
+
+They are a plugin like any other (named "core"): handed over through the same hook, switched off by id.
+"""
+
+from __future__ import annotations
+
+from reparamkit.hookspecs import hookimpl
+from reparamkit.rule import Rule
+from reparamkit.rules import (
+    branch_sum,
+    concat,
+    conv,
+    conv_bn,
+    dilation,
+    groups,
+    identity_to_conv,
+    kernel_padding,
+    linear,
+    no_op,
+    pad,
+    pooling,
+    scale,
+    sequential,
+)
+
+CORE: tuple[Rule, ...] = (
+    *conv.rules,
+    *linear.rules,
+    *conv_bn.rules,
+    *scale.rules,
+    *sequential.rules,
+    *identity_to_conv.rules,
+    *dilation.rules,
+    *kernel_padding.rules,
+    *groups.rules,
+    *branch_sum.rules,
+    *concat.rules,
+    *pooling.rules,
+    *pad.rules,
+    *no_op.rules,
+)
+
+
+@hookimpl
+def reparamkit_rules() -> tuple[Rule, ...]:
+    """The built-in rules."""
+    return CORE

@@ -1,0 +1,49 @@
+"""Constants in arithmetic: which tensors act on one channel axis, and what they do to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reparamkit.errors import Refusal
+from reparamkit.operators import Scale
+from reparamkit.rule import Through
+
+
+def per_channel(constant: Any) -> tuple[Tensor, int | None] | Refusal:
+    """A number or broadcasting tensor as (values ``[channels]`` or ``[]``, spatial axes behind the channels).
+
+    A tensor of shape ``[1, C, 1, 1]`` or ``[C, 1, 1]`` acts on channels with two axes behind them.
+    """
+    if isinstance(constant, (int, float)) and not isinstance(constant, bool):
+        return torch.tensor(float(constant), dtype=torch.float64), None
+    if not isinstance(constant, Tensor) or not constant.is_floating_point():
+        return Refusal("RK331", f"arithmetic with a {type(constant).__name__}")
+    wide = [axis for axis, size in enumerate(constant.shape) if size != 1]
+    values = constant.detach().to(torch.float64)
+    if not wide:
+        return values.reshape(()), None
+    if len(wide) > 1:
+        return Refusal("RK310", f"a constant of shape {tuple(constant.shape)} acts on more than one axis")
+    return values.reshape(-1), constant.ndim - 1 - wide[0]
+
+
+def times(value: Any, constant: Any) -> Through | Refusal:
+    """``value * constant``."""
+    found = per_channel(constant)
+    if isinstance(found, Refusal):
+        return found
+    return Through(value, Scale(found[0], None, found[1]))
+
+
+def shifting(value: Any, factor: float, constant: Any, weight: float) -> Through | Refusal:
+    """``factor * value + weight * constant``."""
+    found = per_channel(constant)
+    if isinstance(found, Refusal):
+        return found
+    shift = found[0] * weight
+    plain = found[1] is None and not bool(shift.any())
+    scale = torch.tensor(factor, dtype=torch.float64)
+    return Through(value, Scale(scale, None if plain else shift, found[1]))

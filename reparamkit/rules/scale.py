@@ -1,0 +1,152 @@
+"""core/scale: per-channel scales and shifts go into the convolution beside them.
+
+Formula: after a convolution ``W' = s W, b' = s b + t`` (RepVGG eq. 3; LayerScale; RepOptimizer's ScaleLayer;
+YOLOv7's ImplicitM); before one ``W'[o, i] = W[o, i] s[i], b' = b + W t``.
+
+Conditions: the scale acts on the channel axis, with one entry or one a channel. Before a convolution the scale
+is always exact, the shift only where the convolution reads no padding, pads by reflecting, replicating or
+wrapping, or pads with the shift itself (else the border would change). A shift before a transposed convolution
+is refused: positions see different numbers of taps.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from reparamkit.errors import Refusal
+from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil
+from reparamkit.operators.conv import channelwise
+from reparamkit.operators.vector import Vector, is_zero, plus, through, vector
+from reparamkit.operators.vector import times as times_vector
+from reparamkit.operators.weight import column_scaled, scaled
+from reparamkit.rule import Call, Compose, Context, Lift, Through
+from reparamkit.rules.constants import times
+from reparamkit.rules.sequential import compose_convs
+
+RULE = "core/scale"
+ALWAYS = ""  # scaling a kernel is what every lifted scale and batch norm is for: nothing to switch off
+
+
+def _fits(scale: Scale, nd: int, channels: int) -> Refusal | None:
+    if scale.nd not in (None, nd):
+        return Refusal("RK310", f"a scale with {scale.nd} axes behind its channels, a conv with {nd}")
+    if scale.channels not in (None, channels):
+        return Refusal("RK311", f"{scale.channels} scales for {channels} channels")
+    return None
+
+
+def _shift(scale: Scale, channels: int) -> Vector | None:
+    return None if scale.shift is None else vector(scale.shift.expand(channels))
+
+
+def after_conv(outer: Scale, inner: Conv | ConvTranspose) -> Conv | ConvTranspose | Refusal:
+    """``s * conv(x) + t``."""
+    refusal = _fits(outer, inner.nd, inner.out_channels)
+    if refusal is not None:
+        return refusal
+    bias = plus(times_vector(inner.bias, outer.scale), _shift(outer, inner.out_channels))
+    return replace(inner, weight=scaled(inner.weight, outer.scale), bias=bias)
+
+
+def before_conv(outer: Conv, inner: Scale) -> Conv | Refusal:
+    """``conv(s * x + t)``."""
+    refusal = _fits(inner, outer.nd, outer.in_channels)
+    if refusal is not None:
+        return refusal
+    if outer.reads_padding and outer.padding_mode == "zeros":
+        # The border rule for a shift is that of any pointwise map before a padded convolution.
+        pointwise = channelwise(inner.scale, inner.shift, outer.nd, outer.in_channels)
+        probed = compose_convs(outer, pointwise)
+        if isinstance(probed, Refusal):
+            return probed
+    bias = plus(outer.bias, through(outer.weight, outer.groups, _shift(inner, outer.in_channels)))
+    weight = column_scaled(outer.weight, inner.scale.expand(outer.in_channels), outer.groups)
+    return replace(outer, weight=weight, bias=bias, pad_value=None)
+
+
+def before_transposed(outer: ConvTranspose, inner: Scale) -> ConvTranspose | Refusal:
+    """``conv_transpose(s * x)``."""
+    refusal = _fits(inner, outer.nd, outer.in_channels)
+    if refusal is not None:
+        return refusal
+    if not is_zero(_shift(inner, outer.in_channels)):
+        return Refusal("RK316", "a shift spread by a transposed convolution is not the same everywhere")
+    scale = inner.scale.expand(outer.in_channels)
+    return replace(outer, weight=column_scaled(outer.weight, scale, outer.groups))
+
+
+def scale_of_scale(outer: Scale, inner: Scale) -> Scale | Refusal:
+    """``s2 * (s1 * x + t1) + t2``."""
+    if outer.nd is not None and inner.nd is not None and outer.nd != inner.nd:
+        return Refusal("RK310", f"scales of the axis before {inner.nd} and before {outer.nd} others")
+    if outer.channels and inner.channels and outer.channels != inner.channels:
+        return Refusal("RK311", f"channels: {inner.channels} and {outer.channels}")
+    shift = None if inner.shift is None else outer.scale * inner.shift
+    if outer.shift is not None:
+        shift = outer.shift if shift is None else shift + outer.shift
+    return Scale(outer.scale * inner.scale, shift, outer.nd if inner.nd is None else inner.nd)
+
+
+def _after_stencil(outer: Scale, inner: Stencil) -> Conv | Stencil | Refusal:
+    if outer.nd not in (None, inner.nd):
+        return Refusal("RK310", f"a scale with {outer.nd} axes behind its channels, a filter with {inner.nd}")
+    bound = inner.one if outer.channels is None else inner.bind(outer.channels)
+    made = after_conv(outer, bound)
+    return Stencil(made) if outer.channels is None and isinstance(made, Conv) else made  # type: ignore[return-value]
+
+
+def _before_stencil(outer: Stencil, inner: Scale) -> Conv | Stencil | Refusal:
+    if inner.nd not in (None, outer.nd):
+        return Refusal("RK310", f"a scale with {inner.nd} axes behind its channels, a filter with {outer.nd}")
+    if inner.channels is None:
+        made = before_conv(outer.one, inner)
+        return Stencil(made) if isinstance(made, Conv) else made
+    return before_conv(outer.bind(inner.channels), inner)
+
+
+def lift_mul(call: Call, context: Context) -> Through | Refusal:
+    """``x * constant``."""
+    bound = call.bind("input", "other")
+    if bound.get("out") is not None:
+        return Refusal("RK309", "writes to out=")
+    first, second = bound["input"], bound["other"]
+    if call.is_input(first) and call.is_input(second):
+        return Refusal("RK331", "a product of two values")
+    return times(first, second) if call.is_input(first) else times(second, first)
+
+
+def lift_div(call: Call, context: Context) -> Through | Refusal:
+    """``x / constant``."""
+    bound = call.bind("input", "other", rounding_mode=None)
+    divisor = bound["other"]
+    if not call.is_input(bound["input"]) or call.is_input(divisor) or bound["rounding_mode"]:
+        return Refusal("RK331", "a division by a value")
+    if isinstance(divisor, torch.Tensor) and divisor.is_floating_point():
+        return times(bound["input"], _keep_dtype(divisor))
+    if not isinstance(divisor, (int, float)) or divisor == 0:
+        return Refusal("RK331", f"a division by {divisor!r}")
+    return times(bound["input"], 1.0 / divisor)
+
+
+def _keep_dtype(divisor: Any) -> Any:
+    return 1.0 / divisor.detach().to(torch.float64)
+
+
+_MUL = (operator.mul, operator.imul, torch.mul, torch.multiply, ".mul", ".mul_", ".multiply")
+_DIV = (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, ".div", ".div_")
+
+rules = (
+    Compose(ALWAYS, Scale, Conv, after_conv),
+    Compose(ALWAYS, Scale, ConvTranspose, after_conv),
+    Compose(ALWAYS, Conv, Scale, before_conv),
+    Compose(ALWAYS, ConvTranspose, Scale, before_transposed),
+    Compose(ALWAYS, Scale, Scale, scale_of_scale),
+    Compose(ALWAYS, Scale, Stencil, _after_stencil),
+    Compose(ALWAYS, Stencil, Scale, _before_stencil),
+    *(Lift(RULE, target, lift_mul) for target in _MUL),
+    *(Lift(RULE, target, lift_div) for target in _DIV),
+)

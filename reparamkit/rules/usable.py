@@ -1,0 +1,29 @@
+"""Which tensors can be folded at all."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from reparamkit.errors import Refusal
+
+_PLAIN = (Tensor, nn.Parameter)
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def unusable(*tensors: Tensor | None) -> Refusal | None:
+    """Why these tensors cannot be read and rewritten as floating-point numbers, if they cannot."""
+    present = [t for t in tensors if t is not None]
+    for tensor in present:
+        if type(tensor) not in _PLAIN:
+            code = "RK507" if "DTensor" in type(tensor).__name__ else "RK503"
+            return Refusal(code, f"a {type(tensor).__module__}.{type(tensor).__name__}")
+        if tensor.dtype not in _DTYPES:
+            return Refusal("RK503", f"dtype {tensor.dtype}")
+        if tensor.is_meta:
+            return Refusal("RK505", "load the weights first")
+        if tensor.layout is not torch.strided:
+            return Refusal("RK503", f"layout {tensor.layout}")
+    if len({t.device for t in present}) > 1:
+        return Refusal("RK506", ", ".join(sorted({str(t.device) for t in present})))
+    return None

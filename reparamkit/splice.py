@@ -1,0 +1,218 @@
+"""splice: the only file that changes a model. It is told what to do by finished, proven edits.
+
+Everything that can fail has been done before: modules are built and filled, code is written and compiled. What is
+left is a list of small steps, each of which knows how to take itself back; if one fails, all are undone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from reparamkit.emit import Emitted
+from reparamkit.errors import ModelError
+from reparamkit.lower import neutral
+from reparamkit.rewritten import rewritten_class
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """What is to be done to a model, by paths, so that a copy can be changed as well.
+
+    Attributes:
+        weights: path of a module that keeps its geometry -> the module whose parameters it takes over.
+        modules: path -> the module that takes its place.
+        aside: paths of modules that become identities.
+        remainders: path -> names of the children that stay, in order (or a maker of what stays).
+        rewrites: path -> (the new forward, names and modules it calls).
+    """
+
+    weights: dict[str, nn.Module] = field(default_factory=dict)
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    aside: tuple[str, ...] = ()
+    remainders: dict[str, tuple[str, ...] | Callable[[], nn.Module]] = field(default_factory=dict)
+    rewrites: dict[str, tuple[Emitted, dict[str, nn.Module]]] = field(default_factory=dict)
+
+
+class _Journal:
+    """Steps done so far and how to undo them."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def attributes(self, module: nn.Module, *registries: str) -> None:
+        """Remember the class and these registries of a module before they change."""
+        kept = {name: dict(module.__dict__[name]) for name in registries}
+        cls = type(module)
+        plain = dict(module.__dict__)
+
+        def undo() -> None:
+            object.__setattr__(module, "__class__", cls)
+            module.__dict__.clear()
+            module.__dict__.update(plain)
+            for name, items in kept.items():
+                registry = module.__dict__[name]
+                registry.clear()
+                registry.update(items)
+
+        self._undo.append(undo)
+
+    def rollback(self) -> None:
+        for undo in reversed(self._undo):
+            undo()
+
+
+def copied(model: nn.Module, steps: Steps) -> nn.Module:
+    """A deep copy of `model` in which what `steps` throws away was not copied.
+
+    Raises:
+        ModelError: RK110 when something in the model cannot be copied, with its path.
+    """
+    memo: dict[int, Any] = {}
+    names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
+    owners = Counter(id(t) for m in model.modules() for t in m._parameters.values())
+    for module in _doomed(model, steps):
+        if names[id(module)] == 1:
+            memo[id(module)] = nn.Identity()
+    for path in steps.weights:
+        for tensor in model.get_submodule(path)._parameters.values():
+            if tensor is not None and owners[id(tensor)] == 1:
+                memo[id(tensor)] = tensor  # replaced right after; sharing it for a moment costs nothing
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ModelError("RK110", f"{_uncopyable(model)}: {type(error).__name__}: {error}; use inplace=True") from error
+
+
+def _doomed(model: nn.Module, steps: Steps) -> list[nn.Module]:
+    doomed = [model.get_submodule(p) for p in (*steps.modules, *steps.aside) if p]
+    for path, (emitted, _) in steps.rewrites.items():
+        owner = model.get_submodule(path)
+        for name in emitted.removed:
+            found = _child(owner, name)
+            if isinstance(found, nn.Module):
+                doomed.append(found)
+    return doomed
+
+
+def _child(owner: nn.Module, name: str) -> Any:
+    found: Any = owner
+    for part in name.split("."):
+        found = found._modules.get(part) if isinstance(found, nn.Module) else None
+    return found
+
+
+def _uncopyable(model: nn.Module) -> str:
+    for path, module in model.named_modules():
+        for name, value in module.__dict__.items():
+            if name in ("_modules", "_parameters", "_buffers"):
+                continue
+            try:
+                copy.deepcopy(value)
+            except Exception:  # any failure to copy is the answer to the question
+                return f"{path}.{name}" if path else name
+    return "the model"
+
+
+def splice(model: nn.Module, steps: Steps) -> Callable[[], None]:
+    """Change `model` in place; on any exception it is as it was.
+
+    Args:
+        model: the model, or a copy of it.
+        steps: what to do.
+
+    Returns:
+        A function that takes everything back.
+    """
+    journal = _Journal()
+    try:
+        for path, filled in steps.weights.items():
+            _take_parameters(model.get_submodule(path), filled, journal)
+        for path, module in steps.modules.items():
+            _put(model, path, module, journal)
+        for path in steps.aside:
+            _put(model, path, neutral(model.get_submodule(path)), journal)
+        for path, names in steps.remainders.items():
+            _put(model, path, _rest(model.get_submodule(path), names), journal)
+        for path, (emitted, merged) in steps.rewrites.items():
+            _rewrite(model.get_submodule(path), emitted, merged, journal)
+    except BaseException:
+        journal.rollback()
+        raise
+    return journal.rollback
+
+
+def _take_parameters(module: nn.Module, filled: nn.Module, journal: _Journal) -> None:
+    journal.attributes(module, "_parameters")
+    for name, value in filled._parameters.items():
+        module._parameters[name] = value
+
+
+def _put(model: nn.Module, path: str, module: nn.Module, journal: _Journal) -> None:
+    owner_path, _, name = path.rpartition(".")
+    owner = model.get_submodule(owner_path)
+    journal.attributes(owner, "_modules")
+    owner._modules[name] = module
+
+
+def _rest(module: nn.Module, names: tuple[str, ...] | Callable[[], nn.Module]) -> nn.Module:
+    if callable(names):
+        return names()
+    children = [module.get_submodule(name) for name in names]
+    if len(children) == 1:
+        return children[0]
+    return nn.Sequential(*children).eval() if children else nn.Identity().eval()
+
+
+def _rewrite(module: nn.Module, emitted: Emitted, merged: Mapping[str, nn.Module], journal: _Journal) -> None:
+    journal.attributes(module, "_modules", "_parameters", "_buffers")
+    for name in emitted.removed:
+        _remove(module, name, journal)
+    for name, child in merged.items():
+        module.__dict__.pop(name, None)
+        module._parameters.pop(name, None)
+        module._buffers.pop(name, None)
+        module._modules[name] = child
+    cls = rewritten_class(type(module), emitted.source, emitted.imports)
+    object.__setattr__(module, "__class__", cls)
+
+
+def _remove(module: nn.Module, name: str, journal: _Journal) -> None:
+    head, _, tail = name.partition(".")
+    if not tail:
+        for registry in (module._modules, module._parameters, module._buffers):
+            registry.pop(head, None)
+        return
+    child = module._modules.get(head)
+    if child is None:
+        return
+    journal.attributes(child, "_modules", "_parameters", "_buffers")
+    _remove(child, tail, journal)
+    if not (child._modules or any(True for _ in child.parameters()) or any(True for _ in child.buffers())):
+        module._modules.pop(head, None)
+    elif isinstance(child, nn.ModuleList):
+        # The places of a list are its names: one that is gone keeps its place.
+        child._modules[tail.partition(".")[0]] = nn.Identity()
+
+
+def new_name(module: nn.Module, wanted: str, taken: Sequence[str]) -> str:
+    """`wanted`, or the first free name that starts with it."""
+    name, count = wanted, 0
+    while name in taken or _occupied(module, name):
+        count += 1
+        name = f"{wanted}_{count}"
+    return name
+
+
+def _occupied(module: nn.Module, name: str) -> bool:
+    if name in module.__dict__:
+        return module.__dict__[name] is not None
+    for registry in (module._modules, module._parameters, module._buffers):
+        if registry.get(name) is not None:
+            return True
+    return hasattr(type(module), name)

@@ -1,0 +1,157 @@
+"""What has to be known about a whole model before any of its modules is looked at: who is shared, hooked, called how often."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from reparamkit.errors import ModelError, Refusal
+from reparamkit.arguments import arguments
+from reparamkit.trace import Traced, modules_under, storages_of, trace
+
+if TYPE_CHECKING:
+    from reparamkit.registry import Registry
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+_LEGACY = ("WeightNorm", "SpectralNorm", "BasePruningMethod")
+
+
+@dataclass
+class Survey:
+    """A model and what is known about all of it.
+
+    Attributes:
+        modules: every module by path, parents first; a shared module under each of its names.
+        names: how many paths a module has, by identity.
+        calls: how many places call a module, by identity.
+        touched: modules whose tensors another forward reads, by identity.
+        traced: the forward of every module that is traced, by identity.
+        ranks_in: axes of the inputs of each module where an example was run, by path.
+        ranks_out: axes of its output, likewise.
+    """
+
+    modules: dict[str, nn.Module]
+    names: Counter[int]
+    calls: Counter[int] = field(default_factory=Counter)
+    touched: set[int] = field(default_factory=set)
+    traced: dict[int, Traced | Refusal] = field(default_factory=dict)
+    ranks_in: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
+    ranks_out: dict[str, int | None] = field(default_factory=dict)
+
+    def boundary(self, path: str) -> Refusal | None:
+        """Why the inside of this module may not be mixed with its surroundings, if so."""
+        module = self.modules[path]
+        if self.names[id(module)] > 1:
+            return Refusal("RK301", f"the module has {self.names[id(module)]} names", path)
+        if self.calls[id(module)] > 1:
+            return Refusal("RK301", f"the module is called at {self.calls[id(module)]} places", path)
+        return hooked(module, path)
+
+    def is_leaf(self, module: nn.Module, registry: Registry) -> bool:
+        """Whether the module stays whole: a rule knows it, or it is one of torch's own."""
+        if "forward" in module.__dict__:
+            return False
+        if registry.module_lift(type(module)) is not None:
+            return True
+        home = type(module).__module__
+        return home.startswith("torch.nn.") and not isinstance(module, (nn.Sequential, *_CONTAINERS))
+
+
+def hooked(module: nn.Module, path: str) -> Refusal | None:
+    """A refusal when anything observes the module."""
+    for name in _HOOKS:
+        hooks: dict[Any, Any] = getattr(module, name, None) or {}
+        for hook in hooks.values():
+            kind = type(hook).__name__
+            if kind in _LEGACY or any(b.__name__ in _LEGACY for b in type(hook).__mro__):
+                return Refusal("RK308", f"{kind} computes the weight before every call; remove it first", path)
+            if name in ("_state_dict_hooks", "_load_state_dict_pre_hooks") and _is_torch(hook):
+                continue
+            return Refusal("RK306", f"{name[1:].replace('_', ' ').removesuffix('s')} on {type(module).__name__}", path)
+    return None
+
+
+def _is_torch(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("torch.")
+
+
+def survey(model: nn.Module, registry: Registry) -> Survey:
+    """Look at all of `model` and trace every forward in it.
+
+    Raises:
+        ModelError: RK110 when the module tree contains itself.
+    """
+    modules: dict[str, nn.Module] = {}
+    names: Counter[int] = Counter()
+    for path, module in modules_under(model):
+        if len(modules) > 1_000_000:
+            raise ModelError("RK110", "the module tree has more than a million names; does it contain itself?")
+        modules[path] = module
+        names[id(module)] += 1
+    found = Survey(modules, names)
+    storages = storages_of(model)
+    for path, module in modules.items():
+        if id(module) in found.traced or isinstance(module, _CONTAINERS) or found.is_leaf(module, registry):
+            continue
+        traced = trace(module, storages)
+        found.traced[id(module)] = traced.at(path or "(root)") if isinstance(traced, Refusal) else traced
+        if isinstance(traced, Traced):
+            _count(found, path, traced)
+    return found
+
+
+def _count(found: Survey, path: str, traced: Traced) -> None:
+    prefix = f"{path}." if path else ""
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            found.calls[id(found.modules[prefix + str(node.target)])] += 1
+    owners = {name.rpartition(".")[0] for name in traced.reads} - {""}
+    for owner in (*owners, *traced.ran):
+        module = found.modules.get(prefix + owner)
+        if module is not None:
+            found.touched.add(id(module))
+
+
+def observe_ranks(found: Survey, model: nn.Module, example_inputs: Any) -> None:
+    """Run `model` once and note how many axes the inputs and outputs of each module have.
+
+    Args:
+        found: the survey to add to.
+        model: the model, in eval mode; a copy of it is run.
+        example_inputs: as for `apply`.
+    """
+    twin = copy.deepcopy(model)
+    handles = [
+        module.register_forward_hook(_noting(found, path), with_kwargs=True) for path, module in modules_under(twin)
+    ]
+    args, kwargs = arguments(example_inputs)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        twin(*args, **kwargs)
+    for handle in handles:
+        handle.remove()
+
+
+def _noting(found: Survey, path: str) -> Any:
+    def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        ranks = tuple(a.ndim if isinstance(a, Tensor) else None for a in args)
+        out = output.ndim if isinstance(output, Tensor) else None
+        if path in found.ranks_in and (found.ranks_in[path], found.ranks_out[path]) != (ranks, out):
+            ranks, out = (), None
+        found.ranks_in[path], found.ranks_out[path] = ranks, out
+
+    return note

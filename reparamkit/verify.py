@@ -1,0 +1,306 @@
+"""verify: each replacement against what it replaces, in float64, before anything is changed.
+
+The input is as small as the proof allows: a kernel of three taps padded by one is proven on 3 x 4 positions, which
+has every border, every tap, an odd and an even axis. Random numbers come from a generator of our own.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from reparamkit.arguments import arguments
+from reparamkit.errors import ModelError, Refusal, VerificationError
+from reparamkit.lower import lower, numbers
+from reparamkit.operators import Conv, ConvTranspose
+from reparamkit.reference import ConvRun, LinearRun, run_module, run_value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from reparamkit.decide import Candidate
+    from reparamkit.flow import Flow, Value
+    from reparamkit.rule import RuleSet
+
+_CHEAP = 2e7  # products a second proof, on the other parity of every axis, may cost
+
+
+@dataclass(frozen=True, eq=False)
+class Proven:
+    """A replacement whose numbers are computed and proven.
+
+    Attributes:
+        module: the module, complete.
+        error: largest relative deviation seen; `None` when nothing was run.
+    """
+
+    module: nn.Module
+    error: float | None
+
+
+def prove(candidate: Candidate, flow: Flow, rules: RuleSet, rtol: float | None) -> Proven | Refusal:
+    """Compute the module for a region, and compare it with the region.
+
+    Args:
+        candidate: the region and its operator, in a form a module can have.
+        flow: where the region is.
+        rules: lower declarations.
+        rtol: largest deviation allowed, relative to the largest number that occurs; `None` skips the proof.
+
+    Returns:
+        The module, or a refusal when its numbers do not fit the dtype.
+
+    Raises:
+        VerificationError: RK901 when it computes something else; names the rules involved.
+    """
+    term = candidate.term
+    module = lower(term, rules)
+    if isinstance(module, Refusal):
+        return module
+    assert term.like is not None
+    assert isinstance(term.op, (Conv, ConvTranspose))
+    proofs = [] if rtol is None else [_Proof(candidate, flow, module, x) for x in _inputs(candidate, term.op)]
+
+    def band(lo: int, hi: int, rows: Tensor) -> None:
+        for proof in proofs:
+            proof.band(lo, hi, rows)
+
+    made = numbers(term.op, term.like, band if isinstance(term.op, Conv) else None)
+    if isinstance(made, Refusal):
+        return made
+    _fill(module, *made, term.like.weight_grad, term.like.bias_grad)
+    if rtol is None:
+        return Proven(module, None)
+    error = max(proof.error(term.op) for proof in proofs)
+    if not error <= rtol:
+        rule_list = ", ".join(sorted(term.rules))
+        raise VerificationError(
+            "RK901",
+            f"{candidate.target.where}: relative error {error:.3g} in float64, allowed {rtol:g}; rules used: {rule_list}",
+        )
+    return Proven(module, error)
+
+
+def _fill(module: nn.Module, weight: Tensor, bias: Tensor | None, weight_grad: bool, bias_grad: bool) -> None:
+    with torch.inference_mode(False):
+        module.weight = nn.Parameter(weight, requires_grad=weight_grad)
+        module.bias = None if bias is None else nn.Parameter(bias, requires_grad=bias_grad or weight_grad)
+
+
+def _inputs(candidate: Candidate, op: Conv | ConvTranspose) -> list[Tensor]:
+    """Random inputs that show every tap and border, odd and even."""
+    device = op.weight.device
+    generator = torch.Generator(device=device).manual_seed(20260729)
+    sizes = [_size(op, axis) for axis in range(op.nd)]
+    shapes = [[s + (axis % 2) for axis, s in enumerate(sizes)]]
+    if op.nd and op.macs * _positions(sizes) < _CHEAP:
+        shapes.append([s + 1 - axis % 2 for axis, s in enumerate(sizes)])
+    rank = candidate.source.rank
+    batch = [4] if op.nd else [2] * max(1, (rank or 2) - 1)
+    leads = batch if op.nd == 0 else [1 if len(shapes) == 1 else 2]
+    if op.nd == 0:
+        shapes = [[]]
+        leads = [*leads, op.in_channels]
+        return [torch.randn(leads, generator=generator, device=device, dtype=torch.float64)]
+    return [
+        torch.randn(*leads, op.in_channels, *shape, generator=generator, device=device, dtype=torch.float64)
+        for shape in shapes
+    ]
+
+
+def _size(op: Conv | ConvTranspose, axis: int) -> int:
+    if isinstance(op, ConvTranspose):
+        return 3
+    crop = sum(-p for p in op.padding[axis] if p < 0)
+    return max(op.extent[axis] + crop, 2, op.stride[axis])
+
+
+def _positions(sizes: Sequence[int]) -> float:
+    total = 1.0
+    for size in sizes:
+        total *= size + 1
+    return total
+
+
+class _Proof:
+    """One input through a region and, band by band, through its replacement."""
+
+    def __init__(self, candidate: Candidate, flow: Flow, module: nn.Module, x: Tensor) -> None:
+        known: dict[Value, Tensor] = {candidate.source: x}
+        self.scale = 0.0
+        with torch.no_grad():
+            for value in candidate.values:
+                known[value] = self._wanted(value, candidate, flow, known)
+                self.scale = max(self.scale, float(known[value].abs().max()))
+                _forget(known, value, candidate)
+        self.want = known[candidate.target]
+        self.rest = candidate.target.split.remainder() if candidate.target.split is not None else None
+        self.module, self.x = module, x
+        self.run: ConvRun | LinearRun | None = None
+        if isinstance(module, nn.Linear):
+            self.run = LinearRun(module, x)
+        elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            self.run = ConvRun(module, x)
+
+    @staticmethod
+    def _wanted(value: Value, candidate: Candidate, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
+        return run_value(value, flow, known)
+
+    def band(self, lo: int, hi: int, rows: Tensor) -> None:
+        if self.run is not None:
+            self.run.band(lo, hi, rows)
+
+    def error(self, op: Conv | ConvTranspose) -> float:
+        if self.run is None:
+            got = op.apply(self.x)
+        else:
+            got = self.run.result(None if op.bias is None else op.bias.value)
+        if self.rest is not None:
+            got = run_module(copy.deepcopy(self.rest), got)
+        if got.shape != self.want.shape:
+            return float("inf")
+        gap = float((got - self.want).abs().max())
+        return gap / self.scale if self.scale else gap
+
+
+def _forget(known: dict[Value, Tensor], value: Value, candidate: Candidate) -> None:
+    """Drop activations nobody in the region reads any more."""
+    for read in value.inputs:
+        if read in known and read is not candidate.source and all(
+            u in known for u in read.users if u in set(candidate.values)
+        ):
+            del known[read]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far a converted model is from its original.
+
+    Attributes:
+        difference: between the two in their own dtype, relative to the largest magnitude of the output.
+        error: of the converted model in its own dtype against the original in float64, likewise.
+        noise: of the original in its own dtype against itself in float64: what its dtype costs anyway.
+        allowed: the error that would still have passed.
+    """
+
+    difference: float
+    error: float
+    noise: float
+    allowed: float
+
+
+# Of a model in its own dtype; a model that amplifies rounding more than that is judged by its own noise.
+_FLOOR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 5e-1}
+_NOISE = 16.0
+
+
+def verify(model: nn.Module, converted: nn.Module, example_inputs: Any, *, rtol: float | None = None) -> Comparison:
+    """Compare a converted model with its original on an input.
+
+    The original in float64 is the truth. The converted model, in the dtype it has, may be as far from it as `rtol`,
+    or as a multiple of what the original itself loses in its dtype: rounding that a deep network amplifies is no
+    error of the conversion, and only the truth can tell the two apart.
+
+    Args:
+        model: the original, in eval mode; not touched.
+        converted: the converted one; not touched.
+        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+        rtol: allowed error relative to the largest magnitude of the output; by default 1e-9 for float64 models,
+            1e-4 float32, 5e-2 float16, 0.5 bfloat16, or 16 times the original's own rounding error.
+
+    Returns:
+        The errors, relative.
+
+    Raises:
+        VerificationError: RK901 when the outputs differ by more, or are built differently.
+        ModelError: RK101 when one of the models is in training mode.
+    """
+    for which in (model, converted):
+        if which.training:
+            raise ModelError("RK101", "verify compares models in eval mode; call .eval() first")
+    return Truth(model, example_inputs).judge(converted, rtol)
+
+
+class Truth:
+    """What a model computes for an input, in float64 and in its own dtype: taken before the model changes."""
+
+    def __init__(self, model: nn.Module, example_inputs: Any) -> None:
+        self.example_inputs = example_inputs
+        self.exact = outputs(model, example_inputs, torch.float64)
+        self.original = outputs(model, example_inputs, None)
+        self.noise = largest_gap(self.exact, self.original)
+
+    def judge(self, converted: nn.Module, rtol: float | None = None) -> Comparison:
+        """Compare; see `verify`."""
+        got = outputs(converted, self.example_inputs, None)
+        error, difference = largest_gap(self.exact, got), largest_gap(self.original, got)
+        dtype = next((p.dtype for p in converted.parameters()), torch.float32)
+        allowed = rtol if rtol is not None else max(_FLOOR.get(dtype, 1e-4), _NOISE * self.noise)
+        if not error <= allowed:
+            raise VerificationError(
+                "RK901",
+                f"the converted model is {error:.3g} (relative) from the float64 truth, the original {self.noise:.3g}; "
+                f"allowed {allowed:.3g}",
+            )
+        return Comparison(difference, error, self.noise, allowed)
+
+
+def outputs(model: nn.Module, example_inputs: Any, dtype: torch.dtype | None) -> Any:
+    """What `model` (or a copy of it in `dtype`) returns; the caller's random state is kept."""
+    args, kwargs = arguments(example_inputs)
+    if dtype is not None:
+        model = copy.deepcopy(model).to(dtype)
+        args, kwargs = pytree.tree_map(lambda x: _cast(x, dtype), (args, kwargs))
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        return model(*args, **kwargs)
+
+
+def _cast(x: Any, dtype: torch.dtype) -> Any:
+    return x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
+def largest_gap(wanted: Any, got: Any) -> float:
+    """Largest difference between two nested outputs, each tensor relative to its largest magnitude.
+
+    Raises:
+        VerificationError: RK901 when they are built differently.
+    """
+    want, spec = pytree.tree_flatten(_plain(wanted))
+    have, other = pytree.tree_flatten(_plain(got))
+    if spec != other or len(want) != len(have):
+        raise VerificationError("RK901", "the outputs are built differently")
+    return max((_gap(a, b) for a, b in zip(want, have, strict=True)), default=0.0)
+
+
+def _plain(tree: Any) -> Any:
+    """Output objects that are mappings (transformers' ModelOutput) as plain ones."""
+    if isinstance(tree, dict):
+        return {str(k): _plain(v) for k, v in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_plain(v) for v in tree]
+    return tree
+
+
+def _gap(a: Any, b: Any) -> float:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return 0.0 if type(a) is type(b) and (a is b or a == b) else float("inf")
+    if a.shape != b.shape:
+        return float("inf")
+    if a.numel() == 0:
+        return 0.0
+    if not a.is_floating_point():
+        return 0.0 if torch.equal(a, b) else float("inf")
+    a, b = a.double(), b.double()
+    finite = torch.isfinite(a)
+    if not torch.equal(finite, torch.isfinite(b)) or not torch.equal(a[~finite].nan_to_num(), b[~finite].nan_to_num()):
+        return float("inf")
+    if not bool(finite.any()):
+        return 0.0
+    gap, size = float((a - b)[finite].abs().max()), float(a[finite].abs().max())
+    return gap / size if size else gap
