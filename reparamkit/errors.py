@@ -8,7 +8,6 @@ Both carry a code (`RK312`) whose title stands in `CODES`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 CODES: dict[str, str] = {
     # RK1xx: life cycle of the model
@@ -77,7 +76,7 @@ CODES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a merge was not made. Falsy, so that `op or refusal` reads well.
+    """Why a merge was not made.
 
     Attributes:
         code: key of `CODES`.
@@ -88,9 +87,6 @@ class Refusal:
     code: str
     reason: str
     where: str = ""
-
-    def __bool__(self) -> Literal[False]:
-        return False
 
     def at(self, where: str) -> Refusal:
         """The same refusal with its place, unless it already has one."""

@@ -19,6 +19,7 @@ from torch import nn
 from reparamkit.check import checked_example, checked_model, expectations
 from reparamkit.errors import RecipeError, Refusal
 from reparamkit.host import Rewrite, Swap
+from reparamkit.lower import neutral
 from reparamkit.plan import Plan, Planned, make_plan
 from reparamkit.policy import Policy
 from reparamkit.recipe import Recipe, load_recipe
@@ -176,21 +177,20 @@ def _prove_all(made: Plan, rtol: float | None) -> tuple[dict[Planned, Proven], l
 
 def _steps(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
     steps = Steps()
-    aside: list[str] = []
     for planned, found in proven.items():
         edit = planned.edit
         if isinstance(edit, Swap):
             holder = made.survey.modules[edit.anchor]
             kept = _same_geometry(holder, found.module)
             (steps.weights if kept else steps.modules)[edit.anchor] = found.module
-            aside += edit.aside
+            steps.aside.update({path: neutral(made.survey.modules[path]) for path in edit.aside})
             for path, names in edit.remainders.items():
                 split = edit.candidate.target.split
                 steps.remainders[path] = names if names is not None or split is None else split.remainder
         else:
             emitted = made.rewrites[edit.path]
             steps.rewrites.setdefault(edit.path, (emitted, {}))[1][planned.name] = found.module
-    return Steps(steps.weights, steps.modules, tuple(aside), steps.remainders, steps.rewrites)
+    return steps
 
 
 _GEOMETRY = ("in_channels", "out_channels", "in_features", "out_features", "kernel_size", "stride", "dilation", "groups")

@@ -11,7 +11,7 @@ from torch import nn
 from reparamkit.decide import Candidate, Chooser
 from reparamkit.emit import Emitted, emit
 from reparamkit.errors import RecipeError, Refusal
-from reparamkit.flow import Flow
+from reparamkit.flow import Flow, Value
 from reparamkit.host import Edit, Rewrite, Swap, host
 from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
@@ -151,8 +151,15 @@ def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block
     plan.refusals += flow.refusals
     for value in flow.values:
         refusal = value.refusal or chooser.refusals.get(value)
-        if refusal is not None and value not in done:
+        if refusal is not None and value not in done and _worth_telling(value, refusal):
             plan.refusals.append(refusal.at(value.where))
+
+
+def _worth_telling(value: Value, refusal: Refusal) -> bool:
+    """Not that an activation is not affine, nor that an identity was not merged once more."""
+    if refusal.code in ("RK318", "RK331"):
+        return False
+    return value.term is None or not value.term.is_identity
 
 
 def _block_of(edit: Edit, scopes: dict[str, Block]) -> Block | None:

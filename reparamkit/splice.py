@@ -16,7 +16,6 @@ from torch import nn
 
 from reparamkit.emit import Emitted
 from reparamkit.errors import ModelError
-from reparamkit.lower import neutral
 from reparamkit.rewritten import rewritten_class
 
 
@@ -27,14 +26,14 @@ class Steps:
     Attributes:
         weights: path of a module that keeps its geometry -> the module whose parameters it takes over.
         modules: path -> the module that takes its place.
-        aside: paths of modules that become identities.
+        aside: path -> what stands there once the module's operator has moved elsewhere.
         remainders: path -> names of the children that stay, in order (or a maker of what stays).
         rewrites: path -> (the new forward, names and modules it calls).
     """
 
     weights: dict[str, nn.Module] = field(default_factory=dict)
     modules: dict[str, nn.Module] = field(default_factory=dict)
-    aside: tuple[str, ...] = ()
+    aside: dict[str, nn.Module] = field(default_factory=dict)
     remainders: dict[str, tuple[str, ...] | Callable[[], nn.Module]] = field(default_factory=dict)
     rewrites: dict[str, tuple[Emitted, dict[str, nn.Module]]] = field(default_factory=dict)
 
@@ -133,10 +132,8 @@ def splice(model: nn.Module, steps: Steps) -> Callable[[], None]:
     try:
         for path, filled in steps.weights.items():
             _take_parameters(model.get_submodule(path), filled, journal)
-        for path, module in steps.modules.items():
+        for path, module in (*steps.modules.items(), *steps.aside.items()):
             _put(model, path, module, journal)
-        for path in steps.aside:
-            _put(model, path, neutral(model.get_submodule(path)), journal)
         for path, names in steps.remainders.items():
             _put(model, path, _rest(model.get_submodule(path), names), journal)
         for path, (emitted, merged) in steps.rewrites.items():

@@ -105,14 +105,50 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
         names[id(module)] += 1
     found = Survey(modules, names)
     storages = storages_of(model)
-    for path, module in modules.items():
+    for module in modules.values():
         if id(module) in found.traced or isinstance(module, _CONTAINERS) or found.is_leaf(module, registry):
             continue
-        traced = trace(module, storages)
-        found.traced[id(module)] = traced.at(path or "(root)") if isinstance(traced, Refusal) else traced
-        if isinstance(traced, Traced):
+        found.traced[id(module)] = trace(module, storages)
+    _forget_bypassed(found)
+    counted: set[int] = set()
+    for path, module in modules.items():
+        traced = found.traced.get(id(module))
+        if isinstance(traced, Refusal):
+            found.traced[id(module)] = traced.at(path or "(root)")
+        elif traced is not None and id(module) not in counted:
+            counted.add(id(module))
             _count(found, path, traced)
     return found
+
+
+def _forget_bypassed(found: Survey) -> None:
+    """Drop the forward of a module that is only a holder: never called, while modules inside it are called from outside."""
+    alive = _alive(found)
+    for path, module in found.modules.items():
+        if path in alive or id(module) not in found.traced:
+            continue
+        if any(name.startswith(f"{path}.") for name in alive):
+            del found.traced[id(module)]
+
+
+def _alive(found: Survey) -> set[str]:
+    """Paths that are called, as far as traced forwards tell; below one that was not traced, all of them."""
+    alive: set[str] = set()
+    stack = [""]
+    while stack:
+        path = stack.pop()
+        if path in alive:
+            continue
+        alive.add(path)
+        module = found.modules[path]
+        traced = found.traced.get(id(module))
+        prefix = f"{path}." if path else ""
+        if isinstance(traced, Traced):
+            stack += [prefix + str(n.target) for n in traced.graph.nodes if n.op == "call_module"]
+            stack += [prefix + name for name in traced.ran]
+        else:
+            stack += [prefix + name for name, child in module._modules.items() if child is not None]
+    return alive
 
 
 def _count(found: Survey, path: str, traced: Traced) -> None:

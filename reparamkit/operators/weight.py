@@ -25,11 +25,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Weight(ABC):
     """A kernel of known shape whose float64 values are computed on demand."""
 
     shape: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}{self.shape}"
 
     @abstractmethod
     def accumulate(self, out: Tensor, lo: int, hi: int, scale: Tensor | None = None) -> None:
@@ -60,7 +63,7 @@ def _by_row(scale: Tensor, ndim: int) -> Tensor:
     return scale.reshape(-1, *[1] * (ndim - 1))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Given(Weight):
     """The values of a tensor that exists, in whatever dtype it has."""
 
@@ -86,7 +89,7 @@ def given(tensor: Tensor) -> Weight:
     return Given(tuple(tensor.shape), tensor.detach())
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scaled(Weight):
     """Rows times `row_scale` ``[out_channels]`` (or one number)."""
 
@@ -110,7 +113,7 @@ def scaled(weight: Weight, row_scale: Tensor) -> Weight:
     return Scaled(weight.shape, weight, row_scale)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ColumnScaled(Weight):
     """Columns times `scale` ``[in_channels]``; a row of group j reads the columns of group j."""
 
@@ -136,7 +139,7 @@ def column_scaled(weight: Weight, scale: Tensor, groups: int) -> Weight:
     return ColumnScaled(weight.shape, weight, scale.to(torch.float64).reshape(groups, -1))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Embedded(Weight):
     """A kernel set into a larger grid of zeros at `offset`, its taps `step` apart (RepVGG §3.3, UniRepLKNet eq. 1)."""
 
@@ -162,7 +165,7 @@ def embedded(weight: Weight, size: Sequence[int], offset: Sequence[int], step: S
     return Embedded((*weight.shape[:2], *size), weight, window)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Regrouped(Weight):
     """A kernel of `blocks` groups for each group of the result, as blocks on the diagonal of that group."""
 
@@ -211,7 +214,7 @@ def regrouped(weight: Weight, before: int, after: int) -> Weight:
     return Regrouped(shape, weight, blocks, weight.shape[0] // before)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Summed(Weight):
     """The sum of kernels of one shape."""
 
@@ -234,7 +237,7 @@ def summed(*weights: Weight) -> Weight:
     return Summed(weights[0].shape, tuple(parts))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stacked(Weight):
     """Kernels on top of each other: output channels of the first, then of the second, ..."""
 
@@ -260,7 +263,7 @@ def stacked(*weights: Weight) -> Weight:
     return Stacked((rows, *weights[0].shape[1:]), weights)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Selected(Weight):
     """Some rows of a kernel: the output channels `index` keeps, in its order."""
 
@@ -287,7 +290,7 @@ def selected(weight: Weight, index: Tensor) -> Weight:
     return Selected((index.numel(), *weight.shape[1:]), weight, index)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Composed(Weight):
     """The kernel of ``outer(inner(x))`` for kernels of the same number of groups (DBB transform III).
 
@@ -326,7 +329,7 @@ class Composed(Weight):
             out[_window(tap, self)] += matrix.reshape(-1, *inner.shape[1:])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RowComposed(Weight):
     """The kernel of ``outer(inner(x))`` where `outer` has one tap set a channel: rows of `inner`, scaled tap by tap."""
 
