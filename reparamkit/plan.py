@@ -159,6 +159,8 @@ def _worth_telling(value: Value, refusal: Refusal) -> bool:
     """Not that an activation is not affine, nor that an identity was not merged once more."""
     if refusal.code in ("RK318", "RK331"):
         return False
+    if value.module is not None and next(value.module.parameters(), None) is None:
+        return False
     return value.term is None or not value.term.is_identity
 
 

@@ -34,6 +34,8 @@ _CONVERTERS = (
     "deploy",
     "prep_model_for_conversion",
 )
+# What their deploy forms of forward are called; some converters put one of them on the instance.
+_DEPLOY_FORWARDS = ("forward_fuse", "fuseforward", "forward_deploy")
 _lock = Lock()
 _count = 0
 
@@ -70,6 +72,9 @@ def _made(base: type[nn.Module], source: str, imports: tuple[tuple[str, tuple[st
     for name in _CONVERTERS:
         if callable(getattr(base, name, None)):
             members[name] = _already(name)
+    for name in _DEPLOY_FORWARDS:
+        if callable(getattr(base, name, None)):
+            members[name] = namespace["forward"]
     return type(base.__name__, (base,), members)
 
 
