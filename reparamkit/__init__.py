@@ -11,23 +11,29 @@ models. Rules, recipes and plugins: see `reparamkit.hookspecs`.
 
 from __future__ import annotations
 
-from reparamkit.errors import (
-    ModelError,
-    PluginError,
-    RecipeError,
-    Refusal,
-    ReparamError,
-    VerificationError,
-)
-from reparamkit.hookspecs import hookimpl
-from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil, conv, stencil
-from reparamkit.pipeline import apply, plan
-from reparamkit.plan import Plan
-from reparamkit.policy import Policy
-from reparamkit.recipe import Recipe, load_recipe
-from reparamkit.report import Report
-from reparamkit.rule import Lift, Split, Sum, Through, lifts
-from reparamkit.verify import verify
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reparamkit.errors import (
+        ModelError,
+        PluginError,
+        RecipeError,
+        Refusal,
+        ReparamError,
+        VerificationError,
+    )
+    from reparamkit.hookspecs import hookimpl
+    from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil, conv, stencil
+    from reparamkit.pipeline import apply, plan
+    from reparamkit.plan import Plan
+    from reparamkit.policy import Policy
+    from reparamkit.recipe import Recipe, load_recipe
+    from reparamkit.report import Report
+    from reparamkit.rule import Lift, Split, Sum, Through, lifts
+    from reparamkit.verify import verify
 
 __version__ = "0.1.0"
 
@@ -60,3 +66,46 @@ __all__ = [
     "stencil",
     "verify",
 ]
+
+# Where each public name lives. It is imported at its first use (PEP 562): torch takes seconds to import, and
+# neither `reparamkit --help` nor a plugin's entry point has to wait for it.
+_HOME = {
+    name: module
+    for module, names in {
+        "errors": "ModelError PluginError RecipeError Refusal ReparamError VerificationError",
+        "hookspecs": "hookimpl",
+        "operators": "Conv ConvTranspose Scale Stencil conv stencil",
+        "pipeline": "apply plan",
+        "plan": "Plan",
+        "policy": "Policy",
+        "recipe": "Recipe load_recipe",
+        "report": "Report",
+        "rule": "Lift Split Sum Through lifts",
+        "verify": "verify",
+    }.items()
+    for name in names.split()
+}
+
+
+class _Package(ModuleType):
+    """`plan` and `verify` are functions here and modules below: importing the module must not hide the function."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+if not TYPE_CHECKING:  # a type checker would take it for a promise that every name exists
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

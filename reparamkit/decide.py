@@ -9,14 +9,13 @@ policy's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from reparamkit.cost import Cost, cost_of
 from reparamkit.errors import Refusal
 from reparamkit.chain import path_term
-from reparamkit.operators import Scale, Stencil
+from reparamkit.lower import realizable
 
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Value
@@ -99,8 +98,13 @@ class Chooser:
         for candidate in self._candidates(value, origin):
             rest = self._best(candidate.source, origin)
             cost = candidate.after + rest.cost
-            if self.policy.score(cost) < self.policy.score(best.cost) - 1e-9:
+            if self.policy.score(cost) >= self.policy.score(best.cost) - 1e-9:
+                continue
+            refusal = self._refused(candidate)
+            if refusal is None:
                 best = _Best(cost, (*rest.regions, candidate))
+            else:
+                self.refusals.setdefault(value, refusal)
         self._memo[key] = best
         return best
 
@@ -120,18 +124,26 @@ class Chooser:
 
     def _candidates(self, value: Value, origin: Value) -> list[Candidate]:
         found: list[Candidate] = []
-        for source in list(islice(value.chain(), 1, _REACH)):
-            term = path_term(value, source, self.algebra)
-            if isinstance(term, Refusal):
-                self.refusals.setdefault(value, term)
-                break
+        if value is origin or value.source is None or value.term is None:
+            return found
+        source, term = value.source, value.term
+        for _ in range(_REACH):
             candidate = self._candidate(source, value, term)
-            if isinstance(candidate, Refusal):
-                self.refusals.setdefault(value, candidate)
-            elif candidate is not None:
+            if isinstance(candidate, Candidate):
                 found.append(candidate)
-            if source is origin:
+            elif candidate is not None:
+                self.refusals.setdefault(value, candidate)
+                if candidate.code == "RK305":
+                    break  # further back the same value would still be between
+            if source is origin or source.source is None or source.term is None:
                 break
+            longer = self.algebra.compose(term, source.term)
+            if isinstance(longer, Refusal):
+                longer = path_term(value, source.source, self.algebra)
+            if isinstance(longer, Refusal):
+                self.refusals.setdefault(value, longer.at(value.where))
+                break
+            source, term = source.source, longer
         return found
 
     def _candidate(self, source: Value, value: Value, term: Term) -> Candidate | Refusal | None:
@@ -140,23 +152,24 @@ class Chooser:
             return values
         if len([v for v in values if not _is_free(v)]) < 2:
             return None
-        bound = _lowerable(term)
-        if bound is None:
-            return None
-        term = bound
+        made = realizable(term)
+        if isinstance(made, Refusal):
+            return None if made.code == "RK319" else made
         before = Cost()
         for v in values:
             before += _own_cost(v)
-        after = cost_of(term.op, value.density)
-        candidate = Candidate(source, value, values, term, before, after)
+        return Candidate(source, value, values, made, before, cost_of(made.op, value.density))
+
+    def _refused(self, candidate: Candidate) -> Refusal | None:
+        before, after = candidate.before, candidate.after
         if not self.policy.allows(before, after):
             return Refusal(
                 "RK340",
                 f"MACs per position {before.macs:g} -> {after.macs:g}, parameters {before.params:g} -> "
                 f"{after.params:g} (policy {self.policy.name})",
-                value.where,
+                candidate.target.where,
             )
-        return self.feasible(candidate) or candidate
+        return self.feasible(candidate)
 
 
 def region(source: Value, target: Value) -> tuple[Value, ...] | Refusal:
@@ -179,17 +192,6 @@ def region(source: Value, target: Value) -> tuple[Value, ...] | Refusal:
             reader = outside[0].where if outside else "the caller"
             return Refusal("RK305", f"{value.where} is also read by {reader}", target.where)
     return tuple(sorted(found, key=lambda v: v.index))
-
-
-def _lowerable(term: Term) -> Term | None:
-    """A scale becomes a depthwise convolution of one tap, if its channels are known; an open filter does not."""
-    if isinstance(term.op, Stencil):
-        return None
-    if not isinstance(term.op, Scale):
-        return term
-    if not term.op.channels or not term.op.nd or term.like is None:
-        return None
-    return replace(term, op=term.op.bind(term.op.nd, term.op.channels))
 
 
 def _is_free(value: Value) -> bool:

@@ -111,6 +111,7 @@ class Frame:
         values: the value of each node; constants are not in it.
         output: the value it returns, when it returns one.
         inputs: the values of its parameters.
+        span: (first, last + 1) index of the values made inside it and inside its children.
     """
 
     path: str
@@ -119,6 +120,7 @@ class Frame:
     values: dict[fx.Node, Value] = field(default_factory=dict)
     output: Value | None = None
     inputs: list[Value] = field(default_factory=list)
+    span: tuple[int, int] = (0, 0)
     _nodes: dict[int, tuple[fx.Node | None, fx.Node | None]] = field(default_factory=dict)
 
     def node_of(self, value: Value) -> fx.Node | None:

@@ -129,12 +129,8 @@ def _unit(value: Value, candidate: Candidate, flow: Flow) -> str | None:
     frame = flow.frames[value.path]
     if frame.path == flow.path or frame.output not in inside:
         return None
-    own = [v for v in flow.values if not v.meta and _below(v.path, frame.path) and v.node.op != "placeholder"]
+    own = [v for v in flow.values[slice(*frame.span)] if not v.meta and v.node.op != "placeholder"]
     return frame.path if all(v in inside for v in own) else None
-
-
-def _below(path: str, root: str) -> bool:
-    return path == root or path.startswith(f"{root}.") or root == ""
 
 
 def _remainder(value: Value, candidate: Candidate, flow: Flow, survey: Survey) -> tuple[str, tuple[str, ...]] | None:
@@ -162,21 +158,32 @@ def _last(frame: Frame) -> object:
 
 
 def _rewrite(candidate: Candidate, flow: Flow) -> Rewrite | Refusal:
-    frames = [
-        f
-        for f in flow.frames.values()
-        if f.node_of(candidate.source) is not None and f.last_node_of(candidate.target) is not None
-    ]
-    if not frames:
+    frame = _seeing(candidate, flow)
+    if frame is None:
         where = f"{candidate.source.where} to {candidate.target.where}"
         return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
-    frame = max(frames, key=lambda f: len(f.path))
     if "forward" in frame.module.__dict__:
         return Refusal("RK331", "the instance has a forward of its own", frame.path)
     if isinstance(frame.module, (nn.Sequential,)) and type(frame.module) is nn.Sequential:
         return Refusal("RK304", "a Sequential has no forward of its own to rewrite", frame.path)
     lost = _lost(frame, candidate)
     return lost if lost is not None else Rewrite(candidate, frame)
+
+
+def _seeing(candidate: Candidate, flow: Flow) -> Frame | None:
+    """The innermost forward that makes the target, or gets it from a child, and holds the source."""
+    path = candidate.target.path
+    while True:
+        frame = flow.frames.get(path)
+        if frame is None or frame.last_node_of(candidate.target) is None:
+            return None
+        if frame.node_of(candidate.source) is not None:
+            return frame
+        if not path:
+            return None
+        path = path.rpartition(".")[0]
+        while path and path not in flow.frames:  # a list of modules has no forward
+            path = path.rpartition(".")[0]
 
 
 def _lost(frame: Frame, candidate: Candidate) -> Refusal | None:

@@ -79,6 +79,7 @@ class Lifter:
         frame = Frame(path, module, traced)
         flow.frames[path] = frame
         self.inlined.add(path)
+        start = len(flow.values)
         ranks = self.survey.ranks_in.get(path, ())
         position = 0
         for node in traced.graph.nodes:
@@ -97,6 +98,7 @@ class Lifter:
                 frame.values[node] = self._call_module(flow, frame, node, depth)
             elif node.op != "get_attr":
                 frame.values[node] = self._call(flow, frame, node)
+        frame.span = start, len(flow.values)
         return frame
 
     def _call_module(self, flow: Flow, frame: Frame, node: fx.Node, depth: int) -> Value:

@@ -146,9 +146,14 @@ def _run_norm(module: Any, x: Tensor) -> Tensor:
     return F.batch_norm(x, *wide, training=False, eps=module.eps)  # type: ignore[arg-type]
 
 
+def _run_nothing(module: Any, x: Tensor) -> Tensor:
+    return x
+
+
 _RUNS: tuple[tuple[tuple[type[Any], ...], Callable[[Any, Tensor], Tensor]], ...] = (
     ((nn.Conv1d, nn.Conv2d, nn.Conv3d), _run_conv),
     ((nn.Linear,), _run_linear),
+    ((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout), _run_nothing),
     ((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _run_norm),
 )
 # nn.BatchNormNd all share one forward.

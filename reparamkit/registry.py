@@ -62,6 +62,7 @@ class Registry:
     plugins: tuple[tuple[str, str], ...] = ()
     failures: tuple[LoadFailure, ...] = ()
     _lifts: Mapping[Any, Lift] = field(default_factory=dict)
+    _found: dict[type, Lift | None] = field(default_factory=dict)
 
     @property
     def rule_ids(self) -> tuple[str, ...]:
@@ -70,6 +71,11 @@ class Registry:
 
     def module_lift(self, cls: type) -> Lift | None:
         """The lift for modules of class `cls`: exact, or of a base whose forward it inherits."""
+        if cls not in self._found:
+            self._found[cls] = self._find_module_lift(cls)
+        return self._found[cls]
+
+    def _find_module_lift(self, cls: type) -> Lift | None:
         for base in cls.__mro__:
             lift = self._lifts.get(base) or self._lifts.get(f"{base.__module__}.{base.__qualname__}")
             lift = lift or self._by_alias(base)

@@ -267,7 +267,10 @@ class _TwinTracer(TracerBase):
         root = path == ""
         cls = _root_class(type(module)) if root else _recording_class(type(module))
         copy = object.__new__(cls)
-        state = {k: _own(v) for k, v in module.__dict__.items() if k not in _SKIPPED}
+        state = dict(module.__dict__)
+        for name, value in module.__dict__.items():
+            if type(value) in _FILLABLE and name not in _SKIPPED and not name.endswith("_hooks"):
+                state[name] = _own(value)
         prefix = "" if root else f"{path}."
         state.update({k: _Tensors(module.__dict__[k], prefix, self.reads) for k in _REGISTRIES})
         state["_modules"] = _Children(
@@ -286,6 +289,7 @@ class _TwinTracer(TracerBase):
 
 _REGISTRIES = ("_parameters", "_buffers")
 _SKIPPED = (*_REGISTRIES, "_modules")
+_FILLABLE = (dict, collections.OrderedDict, list, set, collections.deque)
 
 
 def _ambient() -> tuple[bool, ...]:

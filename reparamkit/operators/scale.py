@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,7 +42,7 @@ class Scale:
                 return part.shape[0]
         return None
 
-    @property
+    @cached_property
     def is_identity(self) -> bool:
         """Whether the result is the input."""
         plain = self.shift is None or not bool(self.shift.any())
