@@ -7,7 +7,6 @@ boundaries, and their inside is a flow of its own.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ from reparamkit.operators import Conv, ConvTranspose, Operator
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Through
 from reparamkit.survey import Survey
-from reparamkit.trace import Traced, forward_of
+from reparamkit.trace import Traced, forward_of, signature_of
 
 _MAX_DEPTH = 40
 _META_METHODS = {"size", "dim", "numel", "ndimension", "stride", "element_size", "nelement"}
@@ -271,7 +270,7 @@ def _is_meta(node: fx.Node, inputs: list[Value]) -> bool:
 def _bound(module: nn.Module, traced: Traced, frame: Frame, node: fx.Node) -> dict[str, Any] | None:
     """What the call gives to each parameter of the child; `None` when the child was traced for another call."""
     try:
-        call = inspect.signature(forward_of(module)).bind(None, *node.args, **node.kwargs)
+        call = signature_of(forward_of(module)).bind(None, *node.args, **node.kwargs)
     except TypeError:
         return None
     given: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from reparamkit.merge import Algebra
 from reparamkit.policy import Policy
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
-from reparamkit.splice import new_name
+from reparamkit.splice import is_free, new_name
 from reparamkit.survey import Survey
 
 # Reading a layer as an operator is no merge; a recipe need not list it.
@@ -213,13 +213,17 @@ def _emit(plan: Plan, path: str, group: Sequence[Planned], scopes: dict[str, Blo
     frame = group[0].edit.frame  # type: ignore[union-attr]
     block = scopes.get(path)
     wanted = block.into if block is not None and block.into else "reparam"
-    trial = emit(frame, [(p.edit.candidate, f"_merged_{i}") for i, p in enumerate(group)])
-    if isinstance(trial, Refusal):
-        return trial
+    gone: tuple[str, ...] = ()
+    if not is_free(frame.module, wanted):
+        # The name may belong to a branch that is about to go (UniRepLKNet merges into the large kernel itself).
+        trial = emit(frame, [(p.edit.candidate, f"_merged_{i}") for i, p in enumerate(group)])
+        if isinstance(trial, Refusal):
+            return trial
+        gone = trial.removed
     names: list[str] = []
     for _ in group:
-        free = wanted in trial.removed and wanted not in names
-        names.append(wanted if free else new_name(frame.module, wanted, names))
+        mine = wanted in gone and wanted not in names
+        names.append(wanted if mine else new_name(frame.module, wanted, names))
     emitted = emit(frame, [(p.edit.candidate, n) for p, n in zip(group, names, strict=True)])
     if isinstance(emitted, Refusal):
         return emitted

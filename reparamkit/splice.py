@@ -200,16 +200,15 @@ def _remove(module: nn.Module, name: str, journal: _Journal) -> None:
 def new_name(module: nn.Module, wanted: str, taken: Sequence[str]) -> str:
     """`wanted`, or the first free name that starts with it."""
     name, count = wanted, 0
-    while name in taken or _occupied(module, name):
+    while name in taken or not is_free(module, name):
         count += 1
         name = f"{wanted}_{count}"
     return name
 
 
-def _occupied(module: nn.Module, name: str) -> bool:
-    if name in module.__dict__:
-        return module.__dict__[name] is not None
-    for registry in (module._modules, module._parameters, module._buffers):
-        if registry.get(name) is not None:
-            return True
-    return hasattr(type(module), name)
+def is_free(module: nn.Module, name: str) -> bool:
+    """Whether `name` means nothing to the module yet; an attribute that is `None` waits to be filled."""
+    registries = (module.__dict__, module._modules, module._parameters, module._buffers)
+    if any(name in registry for registry in registries):
+        return all(registry.get(name) is None for registry in registries)
+    return not hasattr(type(module), name)

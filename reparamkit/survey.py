@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reparamkit.errors import ModelError, Refusal
 from reparamkit.arguments import arguments
+from reparamkit.reuse import Memory
 from reparamkit.trace import Traced, modules_under, storages_of, trace
 
 if TYPE_CHECKING:
@@ -105,10 +106,11 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
         names[id(module)] += 1
     found = Survey(modules, names)
     storages = storages_of(model)
+    memory = Memory()
     for module in modules.values():
         if id(module) in found.traced or isinstance(module, _CONTAINERS) or found.is_leaf(module, registry):
             continue
-        found.traced[id(module)] = trace(module, storages)
+        found.traced[id(module)] = trace(module, storages, memory)
     _forget_bypassed(found)
     counted: set[int] = set()
     for path, module in modules.items():

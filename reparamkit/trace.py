@@ -19,6 +19,7 @@ import threading
 import traceback
 import types
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,10 @@ from torch.fx.proxy import Proxy, Scope, TracerBase
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reparamkit.errors import Refusal
+from reparamkit.reuse import Log, Memory, logging_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 _HERE = Path(__file__).name
 _INPLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
@@ -84,15 +86,30 @@ for _name in _INPLACE:
 class _Children(dict[str, Any]):
     """The `_modules` of a twin: children become twins when they are looked at."""
 
-    def __init__(self, modules: dict[str, nn.Module | None], make: Callable[[str, nn.Module], nn.Module]) -> None:
+    def __init__(
+        self,
+        modules: dict[str, nn.Module | None],
+        make: Callable[[str, nn.Module], nn.Module],
+        note: Callable[[str, Any], None],
+    ) -> None:
         super().__init__(modules)
         self._make = make
+        self._note = note
         self._twins: dict[str, nn.Module] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        self._note("()", tuple(self.keys()))
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        self._note("()", tuple(self.keys()))
+        return super().__len__()
 
     def __getitem__(self, name: str) -> nn.Module | None:
         child = super().__getitem__(name)
         if child is None or name in self._twins:
             return self._twins.get(name)
+        self._note(name, child)
         self._twins[name] = self._make(name, child)
         return self._twins[name]
 
@@ -109,14 +126,19 @@ class _Children(dict[str, Any]):
 class _Tensors(dict[str, Any]):
     """The `_parameters` or `_buffers` of a twin: notes which of them are looked at."""
 
-    def __init__(self, tensors: dict[str, Any], prefix: str, reads: set[str]) -> None:
+    def __init__(
+        self, tensors: dict[str, Any], prefix: str, reads: dict[str, Any], note: Callable[[str, Any], None]
+    ) -> None:
         super().__init__(tensors)
         self._prefix = prefix
         self._reads = reads
+        self._note = note
 
     def __getitem__(self, name: str) -> Any:
-        self._reads.add(self._prefix + name)
-        return super().__getitem__(name)
+        tensor = super().__getitem__(name)
+        self._reads[self._prefix + name] = tensor
+        self._note(name, tensor)
+        return tensor
 
     def items(self) -> Any:
         return [(name, self[name]) for name in self]
@@ -128,11 +150,13 @@ class _Tensors(dict[str, Any]):
 class _Watch(TorchDispatchMode):
     """Stops a forward that would change the user's tensors or draw random numbers while it is traced."""
 
-    def __init__(self, storages: frozenset[int]) -> None:
+    def __init__(self, storages: frozenset[int], log: Log) -> None:
         super().__init__()
         self.storages = storages
+        self.log = log
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.log.comparable = False
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise _Untraceable(f"draws random numbers ({func})")
         if func._schema.is_mutable:
@@ -177,6 +201,8 @@ def _recording_class(cls: type) -> type:
                 "forward": lambda self, *args, **kwargs: _recorded(self, cls.forward, args, kwargs),  # type: ignore[attr-defined]
                 "__module__": cls.__module__,
                 "__qualname__": cls.__qualname__,
+                "_twin_of": cls,
+                **logging_attributes(cls),
             }
             _recording[cls] = type(cls.__name__, (cls,), names)
         return _recording[cls]
@@ -186,7 +212,7 @@ def _root_class(cls: type) -> type:
     """A subclass of `cls` that notes when its forward looks at ``self.training``."""
 
     def training(self: Any) -> bool:
-        self.__dict__["_twin_reads_training"] = True
+        _state(self)["_twin_reads_training"] = True
         return False
 
     with _lock:
@@ -195,9 +221,15 @@ def _root_class(cls: type) -> type:
                 "training": property(training, lambda self, value: None),
                 "__module__": cls.__module__,
                 "__qualname__": cls.__qualname__,
+                **logging_attributes(cls),
             }
             _rooted[cls] = type(cls.__name__, (cls,), names)
         return _rooted[cls]
+
+
+def _state(module: Any) -> dict[str, Any]:
+    """The attributes of a twin, read past its log."""
+    return object.__getattribute__(module, "__dict__")  # type: ignore[no-any-return]
 
 
 def _has_proxy(tree: Any) -> bool:
@@ -227,9 +259,9 @@ class _TwinTracer(TracerBase):
         self.graph = fx.Graph(tracer_cls=fx.Tracer)
         self.scope, self.node_name_to_scope = Scope("", None), {}
         self.module_stack = collections.OrderedDict()
-        self.names: dict[int, str] | None = None
         self.constants: dict[str, Tensor] = {}
-        self.reads: set[str] = set()
+        self.reads: dict[str, Tensor | None] = {}
+        self.log = Log()
         self.ran: set[str] = set()
         self.mode = _ambient()
 
@@ -249,18 +281,12 @@ class _TwinTracer(TracerBase):
         return super().create_arg(a)
 
     def _name(self, tensor: Tensor) -> str:
-        if self.names is None:
-            pairs = [
-                *self.module.named_parameters(remove_duplicate=False),
-                *self.module.named_buffers(remove_duplicate=False),
-            ]
-            self.names = {id(t): name for name, t in reversed(pairs)}
-        known = self.names.get(id(tensor))
-        if known is not None:
-            return known
+        """The parameter's own name, or that of a new constant."""
+        for name, read in (*self.reads.items(), *self.constants.items()):
+            if read is tensor:
+                return name
         name = f"_constant_{len(self.constants)}"
         self.constants[name] = tensor
-        self.names[id(tensor)] = name
         return name
 
     def twin(self, module: nn.Module, path: str) -> nn.Module:
@@ -272,18 +298,22 @@ class _TwinTracer(TracerBase):
             if type(value) in _FILLABLE and name not in _SKIPPED and not name.endswith("_hooks"):
                 state[name] = _own(value)
         prefix = "" if root else f"{path}."
-        state.update({k: _Tensors(module.__dict__[k], prefix, self.reads) for k in _REGISTRIES})
+        note = partial(self.log.note, path)
+        state.update({k: _Tensors(module.__dict__[k], prefix, self.reads, note) for k in _REGISTRIES})
         state["_modules"] = _Children(
-            module.__dict__["_modules"], lambda name, child: self.twin(child, prefix + name)
+            module.__dict__["_modules"], lambda name, child: self.twin(child, prefix + name), note
         )
+        if "__getattribute__" not in vars(cls):
+            self.log.comparable = False
+        state["_twin_log"], state["_twin_path"] = self.log, path
         forward = state.pop("forward", None)
         if root:
             state.pop("training", None)
         else:
-            state["_twin_tracer"], state["_twin_path"] = self, path
+            state["_twin_tracer"] = self
         if forward is not None and root:
             state["forward"] = types.MethodType(getattr(forward, "__func__", forward), copy)
-        copy.__dict__.update(state)
+        _state(copy).update(state)
         return copy  # type: ignore[no-any-return]
 
 
@@ -306,7 +336,7 @@ def _inputs(tracer: _TwinTracer, forward: Callable[..., Any]) -> tuple[list[Any]
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     fixed: dict[str, Any] = {}
-    for name, p in inspect.signature(forward).parameters.items():
+    for name, p in parameters_of(forward).items():
         stars = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
         if stars:
             tracer.create_proxy("placeholder", stars + name, (), {})
@@ -332,25 +362,44 @@ def _plain(default: Any) -> Any:
     raise _Untraceable(f"has a default argument of type {type(default).__name__}")
 
 
+def parameters_of(forward: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a bound forward, by name."""
+    function = getattr(forward, "__func__", None)
+    if function is None:
+        return inspect.signature(forward).parameters
+    signature = signature_of(function)
+    return dict(list(signature.parameters.items())[1:])
+
+
+@lru_cache(maxsize=4096)
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """`inspect.signature`, remembered: it is asked for at every call of every block."""
+    return inspect.signature(function)
+
+
 def forward_of(module: nn.Module) -> Callable[..., Any]:
     """The function that a call of `module` ends in, unbound from the instance."""
     own = module.__dict__.get("forward")
     return getattr(own, "__func__", own) if own is not None else type(module).forward
 
 
-def trace(module: nn.Module, storages: frozenset[int]) -> Traced | Refusal:
+def trace(module: nn.Module, storages: frozenset[int], memory: Memory | None = None) -> Traced | Refusal:
     """Trace the forward of `module`, its children as leaves.
 
     Args:
         module: a module in eval mode; nothing in it is changed.
         storages: `storages_of` the whole model; a forward that writes to one of them is refused.
+        memory: of traces of modules that are alike.
 
     Returns:
         The graph, or a `Refusal` (RK604) with the reason and the source line.
     """
+    known = None if memory is None else memory.recall(module)
+    if known is not None:
+        return known  # type: ignore[no-any-return]
     tracer = _TwinTracer(module)
     try:
-        with torch.no_grad(), _Watch(storages):
+        with torch.no_grad(), _Watch(storages, tracer.log):
             tracer.mode = _ambient()
             twin = tracer.twin(module, "")
             call = twin.forward
@@ -361,9 +410,12 @@ def trace(module: nn.Module, storages: frozenset[int]) -> Traced | Refusal:
         return Refusal("RK604", "nested too deeply for Python's recursion limit")
     except Exception as error:  # whatever a user's forward raises on a proxy is the reason it cannot be traced
         return Refusal("RK604", _reason(error))
-    reads_training = bool(twin.__dict__.get("_twin_reads_training"))
+    reads_training = bool(_state(twin).get("_twin_reads_training"))
     reads, ran = frozenset(tracer.reads), frozenset(tracer.ran)
-    return Traced(tracer.graph, tracer.constants, fixed, reads_training, reads, ran)
+    made = Traced(tracer.graph, tracer.constants, fixed, reads_training, reads, ran)
+    if memory is not None and not ran:
+        memory.keep(module, tracer.log, made)
+    return made
 
 
 def _reason(error: Exception) -> str:

@@ -98,7 +98,8 @@ def _inputs(candidate: Candidate, op: Conv | ConvTranspose) -> list[Tensor]:
     generator = torch.Generator(device=device).manual_seed(20260729)
     sizes = [_size(op, axis) for axis in range(op.nd)]
     shapes = [[s + (axis % 2) for axis, s in enumerate(sizes)]]
-    if op.nd and op.macs * _positions(sizes) < _CHEAP:
+    uneven = len({(s, op.stride[a]) for a, s in enumerate(sizes)}) > 1 or any(s > 1 for s in op.stride)
+    if uneven and op.macs * _positions(sizes) < _CHEAP:
         shapes.append([s + 1 - axis % 2 for axis, s in enumerate(sizes)])
     rank = candidate.source.rank
     batch = [4] if op.nd else [2] * max(1, (rank or 2) - 1)

@@ -68,7 +68,7 @@ class ConvTranspose:
     @property
     def params(self) -> int:
         """Numbers a module of this shape stores."""
-        return prod(self.weight.shape) + self.out_channels
+        return prod(self.weight.shape) + (0 if self.bias is None else self.out_channels)
 
     @property
     def macs(self) -> int:

@@ -106,14 +106,14 @@ _FUNCTIONS: tuple[Any, ...] = (torch.conv1d, torch.conv2d, torch.conv3d, F.conv1
 
 def lower_conv(op: Conv, like: Any) -> nn.Module | Refusal:
     """An `nn.ConvNd` (or `nn.Linear`) of this geometry."""
-    options = {"bias": op.bias is not None, "device": like.device, "dtype": like.dtype}
+    # On the meta device nothing is allocated or initialised; the numbers come later.
+    options: dict[str, Any] = {"bias": op.bias is not None, "device": "meta", "dtype": like.dtype}
     if op.nd == 0:
         if op.groups != 1:
             return Refusal("RK315", f"a linear layer of {op.groups} groups")
-        return nn.utils.skip_init(nn.Linear, op.in_channels, op.out_channels, **options)
+        return nn.Linear(op.in_channels, op.out_channels, **options)
     padding = tuple(p for p, _ in op.padding)
-    return nn.utils.skip_init(
-        _CONVS[op.nd - 1],
+    return _CONVS[op.nd - 1](
         op.in_channels,
         op.out_channels,
         op.kernel_size,
@@ -128,8 +128,7 @@ def lower_conv(op: Conv, like: Any) -> nn.Module | Refusal:
 
 def lower_conv_transpose(op: ConvTranspose, like: Any) -> nn.Module:
     """An `nn.ConvTransposeNd` of this geometry."""
-    return nn.utils.skip_init(
-        _TRANSPOSED[op.nd - 1],
+    return _TRANSPOSED[op.nd - 1](
         op.in_channels,
         op.out_channels,
         op.weight.shape[2:],
@@ -139,7 +138,7 @@ def lower_conv_transpose(op: ConvTranspose, like: Any) -> nn.Module:
         groups=op.groups,
         bias=op.bias is not None,
         dilation=op.dilation,
-        device=like.device,
+        device="meta",
         dtype=like.dtype,
     )
 

@@ -1,0 +1,53 @@
+# `make demo` and `make test` do everything on a machine with make and Python 3.11 or newer: they create the virtual
+# environment, install what they need and run. Another Python:  make test PYTHON=python3.13
+# Another build of torch (CUDA, older):                         make test TORCH="torch torchvision"
+
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.14.1 torchvision==0.29.1
+JOBS   ?= 2
+PLUGINS := $(wildcard plugins/*/pyproject.toml)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint format bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/reparamkit demo
+
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS)
+	for plugin in $(dir $(PLUGINS)); do $(BIN)/python -m pytest $$plugin || exit 1; done
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	for plugin in $(dir $(PLUGINS)); do $(BIN)/mypy $$plugin || exit 1; done
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev
+	for file in $(wildcard benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Each stamp is made once, and again only when what it depends on changed: the second run starts at once.
+# torch comes first and alone, so that no later step picks another build of it.
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is older than 3.11; say which one to use: make PYTHON=python3.13"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml $(PLUGINS)
+	$(PIP) -e '.[dev]' $(foreach plugin,$(dir $(PLUGINS)),-e $(plugin))
+	@touch $@ $(VENV)/.demo

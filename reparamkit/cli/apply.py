@@ -1,0 +1,71 @@
+"""`reparamkit apply`: convert a model and write the deploy checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import reparamkit
+from reparamkit.cli.options import JsonOption, ModelOption, PolicyOption, RecipeOption
+from reparamkit.cli.outcome import Exit, exit_codes
+from reparamkit.cli.screen import complain, say
+
+if TYPE_CHECKING:
+    from reparamkit.report import Report
+
+
+def command(
+    model: ModelOption,
+    recipe: RecipeOption = "auto",
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights", "-w", exists=True, dir_okay=False, help="Checkpoint: .safetensors, or .pt with tensors."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the converted weights here (.safetensors).")
+    ] = None,
+    policy: PolicyOption = None,
+    as_json: JsonOption = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit 4, writing nothing, when anything is refused.")
+    ] = False,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove every merge in float64.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing output file.")] = False,
+) -> None:
+    """Convert a model: multi-branch blocks become single-path ones, proven in float64."""
+    with exit_codes():
+        from reparamkit.checkpoint import checked_target, load_weights, save_weights
+        from reparamkit.model_source import load_model
+
+        if output is not None:
+            checked_target(output, force=force)
+        loaded = load_model(model)
+        if weights is not None:
+            load_weights(loaded, weights)
+        converted, report = reparamkit.apply(
+            loaded, recipe, inplace=True, policy=policy, verify=verify, return_report=True
+        )
+        if as_json:
+            typer.echo(report.to_json())
+        else:
+            say(str(report))
+        _stop_unless_useful(report, strict)
+        if output is None:
+            return
+        save_weights(converted, output, {"reparamkit": reparamkit.__version__, "recipe": report.recipe})
+        if not as_json:
+            say(f"wrote {output}")
+
+
+def _stop_unless_useful(report: Report, strict: bool) -> None:
+    refusals = len(report.refused) + len(report.untraceable)
+    if strict and refusals:
+        complain(f"--strict: {refusals} refusals")
+        raise typer.Exit(Exit.REFUSED)
+    if not report.merged:
+        complain("nothing was merged")
+        raise typer.Exit(Exit.NOTHING)

@@ -1,0 +1,52 @@
+"""What an exception means to a shell.
+
+| code | meaning                                             |
+|------|-----------------------------------------------------|
+| 0    | done                                                |
+| 1    | verification failed                                 |
+| 2    | wrong usage, recipe, model or checkpoint            |
+| 3    | nothing matched: no merge was made                  |
+| 4    | something was refused, and --strict was given       |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import typer
+
+from reparamkit.cli.screen import complain
+from reparamkit.errors import ReparamError, VerificationError
+
+
+class Exit(IntEnum):
+    """Exit codes; see above."""
+
+    OK = 0
+    WRONG = 1
+    USAGE = 2
+    NOTHING = 3
+    REFUSED = 4
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn the exceptions that are meant for people into one line and an exit code."""
+    from reparamkit.checkpoint import CheckpointError
+    from reparamkit.model_source import ModelSourceError
+
+    try:
+        yield
+    except (ReparamError, CheckpointError, ModelSourceError) as error:
+        complain(str(error))
+        raise typer.Exit(_code(error)) from error
+
+
+def _code(error: Exception) -> Exit:
+    if isinstance(error, VerificationError):
+        return Exit.WRONG
+    if isinstance(error, ReparamError) and error.code == "RK706":
+        return Exit.NOTHING
+    return Exit.USAGE

@@ -1,0 +1,97 @@
+"""Where a model named on the command line comes from.
+
+| form                      | what is called                                         |
+|---------------------------|--------------------------------------------------------|
+| `timm:NAME`               | `timm.create_model(NAME)`                              |
+| `torchvision:NAME`        | `torchvision.models.get_model(NAME)`                   |
+| `ultralytics:CFG`         | `ultralytics.YOLO(CFG).model`, `CFG` a YAML name       |
+| `package.module:callable` | the callable, without arguments; this runs your code   |
+
+Nothing is downloaded: models have random weights until a checkpoint is loaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+
+class ModelSourceError(ValueError):
+    """There is no such model, or making it failed."""
+
+
+def load_model(spec: str) -> nn.Module:
+    """The model that `spec` names, in eval mode.
+
+    Args:
+        spec: one of the forms above.
+
+    Returns:
+        The model, as its maker made it but for the mode.
+
+    Raises:
+        ModelSourceError: the spec has none of the forms, what it names does not exist, or its maker failed.
+    """
+    prefix, colon, name = spec.partition(":")
+    if not colon or not prefix or not name:
+        raise ModelSourceError(
+            f"model {spec!r}: expected timm:NAME, torchvision:NAME, ultralytics:CFG or module:callable"
+        )
+    maker = _ZOOS.get(prefix)
+    try:
+        model = _from_module(prefix, name) if maker is None else maker(name)
+    except ModelSourceError:
+        raise
+    # Foreign code may fail in any way; whoever typed the name wants to know how, not where in our code.
+    except Exception as error:
+        raise ModelSourceError(f"model {spec!r}: {_reason(prefix, error)}") from error
+    if not isinstance(model, nn.Module):
+        raise ModelSourceError(f"model {spec!r} is a {type(model).__name__}, not an nn.Module")
+    return model.eval()
+
+
+def _reason(prefix: str, error: Exception) -> str:
+    if prefix in _ZOOS and isinstance(error, ModuleNotFoundError) and error.name == prefix:
+        return f"{prefix} is not installed: pip install 'reparamkit[zoo]'"
+    return f"{type(error).__name__}: {error}"
+
+
+def _timm(name: str) -> Any:
+    return import_module("timm").create_model(name)
+
+
+def _torchvision(name: str) -> Any:
+    return import_module("torchvision.models").get_model(name, weights=None)
+
+
+def _ultralytics(name: str) -> Any:
+    # A .pt file would be unpickled, and fetched when it is not there.
+    if Path(name).suffix not in (".yaml", ".yml"):
+        raise ModelSourceError(f"model 'ultralytics:{name}': expected the name of a YAML file (yolov8n.yaml)")
+    return import_module("ultralytics").YOLO(name).model
+
+
+def _from_module(module: str, name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path:  # what `python -m` would see
+        sys.path.insert(0, here)
+    found: Any = import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    if isinstance(found, nn.Module):
+        return found
+    if not callable(found):
+        raise ModelSourceError(f"model '{module}:{name}' is a {type(found).__name__}, not something to call")
+    return found()
+
+
+_ZOOS: dict[str, Callable[[str], Any]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "ultralytics": _ultralytics,
+}

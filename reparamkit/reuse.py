@@ -1,0 +1,137 @@
+"""One trace for all modules that are alike.
+
+While a forward is traced, everything it looks at is written down: attributes, the kinds of children, the shapes of
+parameters. Another module of the same class where all of that is equal takes the same path through the same code,
+so it has the same graph. A forward that looks at anything we cannot compare, or computes on real tensors, is traced
+again for every module.
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, types.FunctionType)
+_MISSING = object()
+# Looked up by Python and by nn.Module's own machinery, the same for every instance of a class.
+_MACHINERY = frozenset({"_twin_tracer", "_twin_path", "_twin_log", "_modules", "_parameters", "_buffers"})
+
+
+@dataclass
+class Log:
+    """What one trace looked at.
+
+    Attributes:
+        seen: (path of the module, attribute) -> what was found there.
+        comparable: whether all of it can be compared.
+    """
+
+    seen: dict[tuple[str, str], Any] = field(default_factory=dict)
+    comparable: bool = True
+
+    def note(self, path: str, name: str, value: Any) -> None:
+        """Write down that `name` of the module at `path` is `value`."""
+        if name in _MACHINERY:
+            return
+        found = _fingerprint(value)
+        if found is _MISSING:
+            self.comparable = False
+        self.seen[path, name] = found
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether a trace of `module` would have seen the same."""
+        holders: dict[str, Any] = {"": module}
+        for (path, name), found in self.seen.items():
+            holder = holders.get(path, _MISSING)
+            if holder is _MISSING:
+                holder = holders[path] = _at(module, path)
+            if holder is None or _fingerprint(_look(holder, name)) != found:
+                return False
+        return True
+
+
+class Absent:
+    """Stands for an attribute that is not there."""
+
+
+def _fingerprint(value: Any) -> Any:
+    """Something that is equal exactly when two values are interchangeable for a forward, or `_MISSING`."""
+    kind = type(value)
+    if kind in _SIMPLE or value is Absent:
+        return kind, value
+    if isinstance(value, Tensor):
+        return kind, value.shape, value.dtype, value.device, value.requires_grad
+    if isinstance(value, nn.Module):
+        return "module", getattr(kind, "_twin_of", kind)
+    if kind in (tuple, torch.Size):
+        parts = tuple(_fingerprint(v) for v in value)
+        return _MISSING if _MISSING in parts else (kind, parts)
+    return _MISSING
+
+
+def _at(module: nn.Module, path: str) -> nn.Module | None:
+    found: Any = module
+    for part in path.split("."):
+        found = found._modules.get(part) if found is not None else None
+    return found  # type: ignore[no-any-return]
+
+
+def _look(module: nn.Module, name: str) -> Any:
+    state = module.__dict__
+    if name == "()":
+        return tuple(module._modules)
+    if name in state:
+        return state[name]
+    for registry in (module._parameters, module._buffers, module._modules):
+        if name in registry:
+            return registry[name]
+    return Absent
+
+
+class Memory:
+    """Traces so far, by class."""
+
+    def __init__(self) -> None:
+        self._traces: dict[type, list[tuple[Log, Any]]] = {}
+
+    def recall(self, module: nn.Module) -> Any:
+        """The trace of a module that is alike, or `None`."""
+        for log, traced in self._traces.get(type(module), ()):
+            if log.fits(module):
+                return traced
+        return None
+
+    def keep(self, module: nn.Module, log: Log, traced: Any) -> None:
+        """Remember a trace, if what it looked at can be compared."""
+        known = self._traces.setdefault(type(module), [])
+        if log.comparable and len(known) < 32:
+            known.append((log, traced))
+
+
+def logging_attributes(cls: type) -> dict[str, Any]:
+    """Class members that write down every attribute a twin's code reads."""
+    if getattr(cls, "__getattr__", None) is not nn.Module.__getattr__ or cls.__getattribute__ is not object.__getattribute__:
+        return {}
+
+    def read(self: Any, name: str) -> Any:
+        value = object.__getattribute__(self, name)
+        state = object.__getattribute__(self, "__dict__")
+        if name in state:
+            state["_twin_log"].note(state["_twin_path"], name, value)
+        elif name == "__dict__":
+            state["_twin_log"].comparable = False
+        return value
+
+    def absent(self: Any, name: str) -> Any:
+        state = object.__getattribute__(self, "__dict__")
+        for registry in ("_parameters", "_buffers", "_modules"):
+            if name in state[registry]:
+                return state[registry][name]
+        state["_twin_log"].note(state["_twin_path"], name, Absent)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    return {"__getattribute__": read, "__getattr__": absent}
