@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 from reparamkit.operators import Conv, ConvTranspose, Stencil
@@ -50,16 +51,9 @@ def cost_of(op: Operator, density: float, channels: int = 1) -> Cost:
         channels: of the result, where the operator does not say.
     """
     if isinstance(op, (Conv, ConvTranspose)):
-        positions = density if isinstance(op, Conv) else density / _growth(op)
+        positions = density if isinstance(op, Conv) else density / prod(op.stride)
         return Cost(op.macs * positions, op.params, op.out_channels * density, 1)
     if isinstance(op, Stencil):
         return Cost(op.macs * channels * density, 0, channels * density, 1)
     channels = op.channels or channels
     return Cost(channels * density, op.params, channels * density, 1)
-
-
-def _growth(op: ConvTranspose) -> float:
-    growth = 1.0
-    for step in op.stride:
-        growth *= step
-    return growth

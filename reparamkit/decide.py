@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from reparamkit.chain import path_term
 from reparamkit.cost import Cost, cost_of
 from reparamkit.errors import Refusal
-from reparamkit.chain import path_term
 from reparamkit.lower import realizable
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ class Chooser:
     def _kept(self, value: Value, origin: Value) -> _Best:
         """The node as it is, its inputs cut the best way."""
         meet = value.source
-        cost, regions = _own_cost(value), []
+        cost = _own_cost(value)
+        regions: list[Candidate] = []
         for part in value.parts:
             best = self._best(part, meet if meet is not None else self._origin(part))
             cost += best.cost

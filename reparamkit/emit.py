@@ -55,7 +55,9 @@ def emit(frame: Frame, merged: Sequence[tuple[Candidate, str]]) -> Emitted | Ref
     frozen = [n for n in graph.nodes if n.op == "get_attr" and str(n.target) in frame.traced.constants]
     if frozen:
         reader = next(iter(frozen[0].users)).name
-        return Refusal("RK604", f"{reader} reads a constant computed from parameters; rewriting would freeze it", frame.path)
+        return Refusal(
+            "RK604", f"{reader} reads a constant computed from parameters; rewriting would freeze it", frame.path
+        )
     used_after = _used(graph)
     gone = _read_names(frame) | used_before
     removed = tuple(sorted(n for n in gone if not _still(n, used_after)))
@@ -135,7 +137,9 @@ def _guarded(source: str, frame: Frame) -> str:
     at = next(i for i, line in enumerate(lines) if line.startswith("def forward("))
     guards = []
     for name, default in frame.traced.fixed.items():
-        compare = f"{name} is not {default!r}" if default is None or isinstance(default, bool) else f"{name} != {default!r}"
+        compare = (
+            f"{name} is not {default!r}" if default is None or isinstance(default, bool) else f"{name} != {default!r}"
+        )
         guards.append((compare, f"{name} was {default!r} when it was merged"))
     for node in frame.traced.graph.nodes:
         if node.op == "placeholder" and str(node.target).startswith("*"):

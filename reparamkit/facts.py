@@ -23,10 +23,18 @@ _SAME_MODULES = (
     "torch.nn.modules.channelshuffle",
 )
 _SAME = {
-    *("relu relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu mish softplus softmax").split(),
-    *("log_softmax dropout dropout1d dropout2d dropout3d normalize pad contiguous clone detach abs exp sqrt neg").split(),
-    *("clamp roll flip permute transpose to float double half type_as batch_norm group_norm layer_norm prelu celu").split(),
-    *("add sub mul div iadd isub imul truediv itruediv add_ sub_ mul_ div_ relu_ rsub pow rsqrt interpolate linear").split(),
+    *(
+        "relu relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu mish softplus softmax"
+    ).split(),
+    *(
+        "log_softmax dropout dropout1d dropout2d dropout3d normalize pad contiguous clone detach abs exp sqrt neg"
+    ).split(),
+    *(
+        "clamp roll flip permute transpose to float double half type_as batch_norm group_norm layer_norm prelu celu"
+    ).split(),
+    *(
+        "add sub mul div iadd isub imul truediv itruediv add_ sub_ mul_ div_ relu_ rsub pow rsqrt interpolate linear"
+    ).split(),
     *("avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d cat concat concatenate").split(),
     *("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d conv1d conv2d conv3d").split(),
 }

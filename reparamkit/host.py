@@ -25,13 +25,13 @@ class Swap:
         anchor: path of the module that takes the operator.
         aside: paths of the modules that become identities.
         remainders: paths of modules of which only the non-affine rest stays, with the names of the children it
-            consists of (`None`: the rule says what the rest is).
+            consists of (for a `Split` its rule says what the rest is).
     """
 
     candidate: Candidate
     anchor: str
     aside: tuple[str, ...] = ()
-    remainders: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
+    remainders: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def path(self) -> str:
@@ -86,10 +86,10 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
         return None
     aside: list[str] = []
     anchors: list[tuple[int, str, Value]] = []
-    remainders: dict[str, tuple[str, ...] | None] = {}
+    remainders: dict[str, tuple[str, ...]] = {}
     for value in values:
         if value.split is not None and value.module_path is not None:
-            remainders[value.module_path] = None
+            remainders[value.module_path] = ()
             continue
         unit = _unit(value, candidate, flow)
         if unit is not None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dis
 import operator
-from typing import TYPE_CHECKING
+import types
+from typing import TYPE_CHECKING, Any
 
 from reparamkit.errors import Refusal
 
@@ -23,9 +24,15 @@ _INPLACE_OPERATORS = {
 }
 # Results of these never share memory with an argument; everything else may.
 _FRESH = {
-    *("add sub mul truediv neg conv1d conv2d conv3d linear batch_norm relu relu6 silu gelu sigmoid tanh hardswish").split(),
-    *("hardsigmoid hardtanh leaky_relu elu mish softplus softmax log_softmax cat concat concatenate stack avg_pool1d").split(),
-    *("avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d adaptive_avg_pool2d interpolate matmul bmm clone mean").split(),
+    *(
+        "add sub mul truediv neg conv1d conv2d conv3d linear batch_norm relu relu6 silu gelu sigmoid tanh hardswish"
+    ).split(),
+    *(
+        "hardsigmoid hardtanh leaky_relu elu mish softplus softmax log_softmax cat concat concatenate stack avg_pool1d"
+    ).split(),
+    *(
+        "avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d adaptive_avg_pool2d interpolate matmul bmm clone mean"
+    ).split(),
     *("sum exp sqrt rsqrt abs pow layer_norm group_norm scaled_dot_product_attention").split(),
 }
 
@@ -49,13 +56,18 @@ def _fresh(value: Value) -> bool:
         return False
     if value.module is not None:
         kind = type(value.module).__name__
-        return type(value.module).__module__.startswith("torch.nn.") and kind not in (
-            "Identity",
-            "Flatten",
-            "Unflatten",
-            "ChannelShuffle",
-            "PixelShuffle",
-        ) and "Drop" not in kind
+        return (
+            type(value.module).__module__.startswith("torch.nn.")
+            and kind
+            not in (
+                "Identity",
+                "Flatten",
+                "Unflatten",
+                "ChannelShuffle",
+                "PixelShuffle",
+            )
+            and "Drop" not in kind
+        )
     name = value.node.target if isinstance(value.node.target, str) else getattr(value.node.target, "__name__", "")
     return name in _FRESH
 
@@ -127,12 +139,13 @@ def may_mutate(module: nn.Module) -> bool:
 def _code_mutates(cls: type) -> bool:
     if cls.__module__.startswith("torch.nn."):
         return False
-    functions = [vars(base).get(name) for base in cls.__mro__ for name in vars(base) if base.__module__ == cls.__module__]
+    homes = [base for base in cls.__mro__ if base.__module__ == cls.__module__]
+    functions: list[Any] = [member for base in homes for member in vars(base).values()]
     return any(_inplace_code(f.__code__) for f in functions if hasattr(f, "__code__"))
 
 
-def _inplace_code(code: object) -> bool:
-    for step in dis.get_instructions(code):  # type: ignore[arg-type]
+def _inplace_code(code: types.CodeType) -> bool:
+    for step in dis.get_instructions(code):
         if step.opname == "STORE_SUBSCR" or (step.opname == "BINARY_OP" and step.argrepr.endswith("=")):
             return True
         if step.opname in ("LOAD_METHOD", "LOAD_ATTR") and isinstance(step.argval, str):

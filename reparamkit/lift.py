@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from reparamkit.facts import rank_of_call, rank_of_module
 from reparamkit.flow import Flow, Frame, Stacked, Value
 from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.merge import Algebra, Like, Term
-from reparamkit.operators import Conv, ConvTranspose, Operator
+from reparamkit.operators import Conv, ConvTranspose, Operator, Stencil
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Through
 from reparamkit.survey import Survey
@@ -174,9 +175,7 @@ class Lifter:
             return value
         target = f".{node.target}" if node.op == "call_method" else node.target
         args, kwargs = self._arguments(frame, node)
-        value.rank = rank_of_call(
-            node.target, node.args, node.kwargs, [v.rank for v in inputs if not v.meta]
-        )
+        value.rank = rank_of_call(node.target, node.args, node.kwargs, [v.rank for v in inputs if not v.meta])
         if target is torch.stack:
             bound = Call(args, kwargs, _is_value).bind("tensors", dim=0)
             if isinstance(bound["tensors"], (list, tuple)) and all(map(_is_value, bound["tensors"])):
@@ -318,17 +317,15 @@ def _link(value: Value, source: Value, term: Term) -> None:
     value.source, value.term = source, term
     value.density = source.density * _positions(term)
     if value.rank is None:
-        nd = getattr(term.op, "nd", None)
-        kernel = not isinstance(nd, int) or nd == 0
-        value.rank = source.rank if kernel else nd + 2
+        nd = term.op.nd
+        value.rank = nd + 2 if nd else source.rank
 
 
 def _positions(term: Term) -> float:
-    stride = getattr(term.op, "stride", None) or getattr(getattr(term.op, "one", None), "stride", ())
-    density = 1.0
-    for step in stride:
-        density = density * step if isinstance(term.op, ConvTranspose) else density / step
-    return density
+    op = term.op.one if isinstance(term.op, Stencil) else term.op
+    if isinstance(op, ConvTranspose):
+        return float(prod(op.stride))
+    return 1.0 / prod(op.stride) if isinstance(op, Conv) else 1.0
 
 
 def _link_sum(value: Value, algebra: Algebra, rules: frozenset[str]) -> None:

@@ -50,11 +50,17 @@ def _even(op: Conv) -> Conv | Refusal:
         1 if k == 1 or (lo - hi) % d or (min(lo, hi) < 0 and lo % d) else d
         for (lo, hi), d, k in zip(op.padding, op.dilation, op.kernel_size, strict=True)
     )
-    op = on_grid(replace(op, dilation=tuple(1 if k == 1 else d for d, k in zip(op.dilation, op.kernel_size, strict=True))), grid)
+    op = on_grid(
+        replace(op, dilation=tuple(1 if k == 1 else d for d, k in zip(op.dilation, op.kernel_size, strict=True))), grid
+    )
     sides = [_common(lo, hi, d) for (lo, hi), d in zip(op.padding, op.dilation, strict=True)]
     if op.padding_mode != "zeros" and any(p > max(lo, hi, 0) for p, (lo, hi) in zip(sides, op.padding, strict=True)):
         return Refusal("RK312", f"{op.padding_mode} padding {op.padding} has no even form")
-    if op.reads_padding and op.padding_mode != "zeros" and any(p > min(pad) for p, pad in zip(sides, op.padding, strict=True)):
+    if (
+        op.reads_padding
+        and op.padding_mode != "zeros"
+        and any(p > min(pad) for p, pad in zip(sides, op.padding, strict=True))
+    ):
         return Refusal("RK312", f"{op.padding_mode} padding {op.padding} has no even form")
     offset = [(p - lo) // d for p, (lo, _), d in zip(sides, op.padding, op.dilation, strict=True)]
     size = [

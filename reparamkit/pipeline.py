@@ -139,7 +139,9 @@ def apply(
     steps = _steps(made, proven)
     truth = None if example_inputs is None or rtol is None else Truth(model, example_inputs)
     if strict and (refused or made.refusals):
-        raise RecipeError("RK707", f"strict: {len(refused) + len(made.refusals)} refusals, the first: {(*refused, *made.refusals)[0]}")
+        raise RecipeError(
+            "RK707", f"strict: {len(refused) + len(made.refusals)} refusals, the first: {(*refused, *made.refusals)[0]}"
+        )
     target = model if inplace else copied(model, steps)
     undo = splice(target, steps)
     try:
@@ -186,14 +188,23 @@ def _steps(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
             steps.aside.update({path: neutral(made.survey.modules[path]) for path in edit.aside})
             for path, names in edit.remainders.items():
                 split = edit.candidate.target.split
-                steps.remainders[path] = names if names is not None or split is None else split.remainder
+                steps.remainders[path] = names if split is None else split.remainder
         else:
             emitted = made.rewrites[edit.path]
             steps.rewrites.setdefault(edit.path, (emitted, {}))[1][planned.name] = found.module
     return steps
 
 
-_GEOMETRY = ("in_channels", "out_channels", "in_features", "out_features", "kernel_size", "stride", "dilation", "groups")
+_GEOMETRY = (
+    "in_channels",
+    "out_channels",
+    "in_features",
+    "out_features",
+    "kernel_size",
+    "stride",
+    "dilation",
+    "groups",
+)
 
 
 def _same_geometry(old: nn.Module, new: nn.Module) -> bool:

@@ -169,7 +169,11 @@ def _block_of(edit: Edit, scopes: dict[str, Block]) -> Block | None:
     first, *others = [path.split(".") if path else [] for path in edit.touched]
     common = first
     for parts in others:
-        common = common[: next((i for i, (a, b) in enumerate(zip(common, parts, strict=False)) if a != b), min(len(common), len(parts)))]
+        common = common[
+            : next(
+                (i for i, (a, b) in enumerate(zip(common, parts, strict=False)) if a != b), min(len(common), len(parts))
+            )
+        ]
     for length in range(len(common), -1, -1):
         block = scopes.get(".".join(common[:length]))
         if block is not None:
@@ -187,7 +191,9 @@ def _out_of_scope(edit: Edit, scopes: dict[str, Block]) -> Refusal | None:
         return None
     used = edit.candidate.term.rules - _IMPLIED
     missing = sorted(r for r in used if not any(fnmatchcase(r, a) for a in allowed))
-    return Refusal("RK801", f"{', '.join(missing)} (the recipe allows {', '.join(allowed)})", where) if missing else None
+    return (
+        Refusal("RK801", f"{', '.join(missing)} (the recipe allows {', '.join(allowed)})", where) if missing else None
+    )
 
 
 def _name_and_emit(plan: Plan, scopes: dict[str, Block]) -> None:

@@ -32,7 +32,5 @@ def _cheaper(before: Cost, after: Cost) -> bool:
 CHEAPER = Policy(
     "cheaper", _cheaper, lambda cost: cost.score, "never more multiply-accumulates or parameters than before"
 )
-ALWAYS = Policy(
-    "always", lambda before, after: True, lambda cost: cost.ops * 1e12 + cost.score, "every exact merge"
-)
+ALWAYS = Policy("always", lambda before, after: True, lambda cost: cost.ops * 1e12 + cost.score, "every exact merge")
 POLICIES = (CHEAPER, ALWAYS)

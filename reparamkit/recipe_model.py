@@ -37,9 +37,7 @@ Version = Annotated[Literal[1], BeforeValidator(_check_version, json_schema_inpu
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, validate_by_name=True, validate_by_alias=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_by_name=True, validate_by_alias=True)
 
 
 class Match(_Model):
@@ -92,9 +90,7 @@ class Block(_Model):
         default=None,
         description="Attribute that holds the merged operator, as in the upstream deploy form.",
     )
-    expect: Expect | None = Field(
-        default=None, description="It is an error if a matched block keeps more than this."
-    )
+    expect: Expect | None = Field(default=None, description="It is an error if a matched block keeps more than this.")
     optional: bool = Field(default=False, description="It is no error if nothing matches.")
 
     def rule_ids(self) -> tuple[str, ...] | None:
@@ -131,9 +127,7 @@ class Recipe(_Model):
     disable: Annotated[tuple[RuleId, ...], Field(strict=False)] = Field(
         default=(), description="Rules that are switched off, as ids or globs."
     )
-    policy: str = Field(
-        default="cheaper", pattern=POLICY_ID, description="Which of the exact merges are made."
-    )
+    policy: str = Field(default="cheaper", pattern=POLICY_ID, description="Which of the exact merges are made.")
     verify: VerifySpec = Field(default=VerifySpec(), description="How each edit is proved.")
 
     @model_validator(mode="after")

@@ -142,8 +142,9 @@ def _run_linear(module: Any, x: Tensor) -> Tensor:
 
 
 def _run_norm(module: Any, x: Tensor) -> Tensor:
-    wide = [None if t is None else t.detach().double() for t in (module.running_mean, module.running_var, module.weight, module.bias)]
-    return F.batch_norm(x, *wide, training=False, eps=module.eps)  # type: ignore[arg-type]
+    mean, var = module.running_mean.double(), module.running_var.double()
+    weight, bias = (None if t is None else t.detach().double() for t in (module.weight, module.bias))
+    return F.batch_norm(x, mean, var, weight, bias, training=False, eps=module.eps)
 
 
 def _run_nothing(module: Any, x: Tensor) -> Tensor:
@@ -166,14 +167,16 @@ def run_value(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
     frame = flow.frames[value.path]
     if value.module is not None:
         return run_module(value.module, known[value.inputs[0]])
+    args: Any
+    kwargs: Any
     args, kwargs = fx.node.map_arg((value.node.args, value.node.kwargs), lambda n: _read(n, frame, known))
-    target = value.node.target
+    target: Any = value.node.target
     if value.mutates and args:
         args = (args[0].clone(), *args[1:])
     if value.node.op == "call_method":
         result = getattr(args[0], str(target))(*args[1:], **kwargs)
     else:
-        result = _INPLACE.get(target, target)(*args, **kwargs)  # type: ignore[operator]
+        result = _INPLACE.get(target, target)(*args, **kwargs)
     assert isinstance(result, Tensor)
     return result
 

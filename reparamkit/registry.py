@@ -29,7 +29,7 @@ from reparamkit.errors import PluginError
 from reparamkit.policy import POLICIES, Policy
 from reparamkit.rule import Lift, Rule, RuleSet, grouped
 
-_API = (Rule.__args__, Policy, Path)  # type: ignore[attr-defined]
+_API = (Rule.__args__, Policy, Path)
 _SAME = ("forward", "_conv_forward", "__call__")
 
 

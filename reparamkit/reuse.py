@@ -114,7 +114,8 @@ class Memory:
 
 def logging_attributes(cls: type) -> dict[str, Any]:
     """Class members that write down every attribute a twin's code reads."""
-    if getattr(cls, "__getattr__", None) is not nn.Module.__getattr__ or cls.__getattribute__ is not object.__getattribute__:
+    lookups: tuple[Any, Any] = (getattr(cls, "__getattr__", None), cls.__getattribute__)
+    if lookups != (nn.Module.__getattr__, object.__getattribute__):
         return {}
 
     def read(self: Any, name: str) -> Any:

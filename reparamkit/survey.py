@@ -1,4 +1,4 @@
-"""What has to be known about a whole model before any of its modules is looked at: who is shared, hooked, called how often."""
+"""What has to be known about a whole model first: which modules are shared, hooked, called and how often."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from reparamkit.errors import ModelError, Refusal
 from reparamkit.arguments import arguments
+from reparamkit.errors import ModelError, Refusal
 from reparamkit.reuse import Memory
 from reparamkit.trace import Traced, modules_under, storages_of, trace
 
@@ -124,7 +124,7 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
 
 
 def _forget_bypassed(found: Survey) -> None:
-    """Drop the forward of a module that is only a holder: never called, while modules inside it are called from outside."""
+    """Drop the forward of a mere holder: never called itself, while modules inside it are called from outside."""
     alive = _alive(found)
     for path, module in found.modules.items():
         if path in alive or id(module) not in found.traced:

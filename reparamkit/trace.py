@@ -114,7 +114,7 @@ class _Children(dict[str, Any]):
         return self._twins[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401 - that would be this method
 
     def values(self) -> Any:
         return [self[name] for name in self]
@@ -151,7 +151,7 @@ class _Watch(TorchDispatchMode):
     """Stops a forward that would change the user's tensors or draw random numbers while it is traced."""
 
     def __init__(self, storages: frozenset[int], log: Log) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.storages = storages
         self.log = log
 
@@ -160,7 +160,8 @@ class _Watch(TorchDispatchMode):
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise _Untraceable(f"draws random numbers ({func})")
         if func._schema.is_mutable:
-            for argument, value in zip(func._schema.arguments, args, strict=False):
+            for position, argument in enumerate(func._schema.arguments):
+                value = args[position] if position < len(args) else (kwargs or {}).get(argument.name)
                 changed = argument.alias_info is not None and argument.alias_info.is_write
                 if changed and isinstance(value, Tensor) and _storage(value) in self.storages:
                     raise _Untraceable(f"changes a parameter or buffer in place ({func})")
@@ -169,7 +170,7 @@ class _Watch(TorchDispatchMode):
 
 def _storage(tensor: Tensor) -> int:
     try:
-        return tensor.untyped_storage()._cdata
+        return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # sparse, fake and wrapper tensors have none
         return id(tensor)
 
@@ -292,7 +293,7 @@ class _TwinTracer(TracerBase):
     def twin(self, module: nn.Module, path: str) -> nn.Module:
         root = path == ""
         cls = _root_class(type(module)) if root else _recording_class(type(module))
-        copy = object.__new__(cls)
+        copy: nn.Module = object.__new__(cls)
         state = dict(module.__dict__)
         for name, value in module.__dict__.items():
             if type(value) in _FILLABLE and name not in _SKIPPED and not name.endswith("_hooks"):
@@ -337,7 +338,7 @@ def _inputs(tracer: _TwinTracer, forward: Callable[..., Any]) -> tuple[list[Any]
     kwargs: dict[str, Any] = {}
     fixed: dict[str, Any] = {}
     for name, p in parameters_of(forward).items():
-        stars = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+        stars = "*" if p.kind is p.VAR_POSITIONAL else "**" if p.kind is p.VAR_KEYWORD else ""
         if stars:
             tracer.create_proxy("placeholder", stars + name, (), {})
             continue

@@ -81,7 +81,7 @@ def prove(candidate: Candidate, flow: Flow, rules: RuleSet, rtol: float | None) 
         rule_list = ", ".join(sorted(term.rules))
         raise VerificationError(
             "RK901",
-            f"{candidate.target.where}: relative error {error:.3g} in float64, allowed {rtol:g}; rules used: {rule_list}",
+            f"{candidate.target.where}: relative error {error:.3g} in float64, allowed {rtol:g}; rules: {rule_list}",
         )
     return Proven(module, error)
 
@@ -89,7 +89,8 @@ def prove(candidate: Candidate, flow: Flow, rules: RuleSet, rtol: float | None) 
 def _fill(module: nn.Module, weight: Tensor, bias: Tensor | None, weight_grad: bool, bias_grad: bool) -> None:
     with torch.inference_mode(False):
         module.weight = nn.Parameter(weight, requires_grad=weight_grad)
-        module.bias = None if bias is None else nn.Parameter(bias, requires_grad=bias_grad or weight_grad)
+        if bias is not None:
+            module.bias = nn.Parameter(bias, requires_grad=bias_grad)
 
 
 def _inputs(candidate: Candidate, op: Conv | ConvTranspose) -> list[Tensor]:
@@ -172,8 +173,10 @@ class _Proof:
 def _forget(known: dict[Value, Tensor], value: Value, candidate: Candidate) -> None:
     """Drop activations nobody in the region reads any more."""
     for read in value.inputs:
-        if read in known and read is not candidate.source and all(
-            u in known for u in read.users if u in set(candidate.values)
+        if (
+            read in known
+            and read is not candidate.source
+            and all(u in known for u in read.users if u in set(candidate.values))
         ):
             del known[read]
 

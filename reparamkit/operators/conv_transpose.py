@@ -80,9 +80,7 @@ class ConvTranspose:
         call = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.nd - 1]
         bias = values(self.bias, self.out_channels, x.device)
         weight = turned(self.weight.dense(), self.groups)
-        return call(
-            x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
-        )
+        return call(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
 
 
 def turned(weight: Tensor, groups: int) -> Tensor:

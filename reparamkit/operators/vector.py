@@ -68,7 +68,7 @@ def stacked(parts: list[tuple[Vector | None, int]], device: torch.device) -> Vec
 
 
 def through(weight: Weight, groups: int, v: Vector | None) -> Vector | None:
-    """What a kernel makes of an input that is `v` everywhere: the sum over its taps of ``weight @ v``, ``[out_channels]``."""
+    """What a kernel makes of an input that is `v` everywhere: ``weight @ v`` over all taps, ``[out_channels]``."""
     if v is None:
         return None
 

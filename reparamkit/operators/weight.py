@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -159,9 +159,7 @@ def embedded(weight: Weight, size: Sequence[int], offset: Sequence[int], step: S
     kernel = weight.shape[2:]
     if tuple(size) == kernel and not any(offset):
         return weight
-    window = tuple(
-        slice(o, o + s * (k - 1) + 1, s) for o, s, k in zip(offset, step, kernel, strict=True)
-    )
+    window = tuple(slice(o, o + s * (k - 1) + 1, s) for o, s, k in zip(offset, step, kernel, strict=True))
     return Embedded((*weight.shape[:2], *size), weight, window)
 
 
@@ -350,7 +348,7 @@ class RowComposed(Weight):
             self.inner.accumulate(out[_window(tap, self)], lo, hi, part)
 
 
-def _window(tap: tuple[int, ...], weight: Composed | RowComposed) -> tuple[slice, ...]:
+def _window(tap: tuple[int, ...], weight: Composed | RowComposed) -> tuple[Any, ...]:
     """Where the kernel of `inner` lands for one tap of `outer`."""
     axes = zip(tap, weight.outer_step, weight.inner_step, weight.inner.shape[2:], strict=True)
     return (

@@ -19,7 +19,7 @@ from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil
 from reparamkit.operators.vector import plus
 from reparamkit.operators.weight import summed
-from reparamkit.rule import Add, Call, Context, Lift, Sum, Through
+from reparamkit.rule import Add, Call, Context, Lift, Rule, Sum, Through
 from reparamkit.rules.constants import shifting, times
 
 RULE = "core/branch_sum"
@@ -120,7 +120,7 @@ def lift_neg(call: Call, context: Context) -> Through | Refusal:
     return times(value, torch.tensor(-1.0, dtype=torch.float64))
 
 
-rules = (
+rules: tuple[Rule, ...] = (
     Add(RULE, Conv, add_convs),
     Add(RULE, ConvTranspose, add_transposed),
     Add(RULE, Scale, add_scales),
@@ -132,4 +132,3 @@ rules = (
     *_declared(lift_stack_sum, (torch.sum, ".sum")),
     *_declared(lift_stack_mean, (torch.mean, ".mean")),
 )
-

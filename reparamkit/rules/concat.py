@@ -15,7 +15,7 @@ import torch
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv
 from reparamkit.operators.conv import stack, with_groups
-from reparamkit.rule import Call, Cat, Concat, Context, Lift
+from reparamkit.rule import Call, Cat, Concat, Context, Lift, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +40,7 @@ def lift_cat(call: Call, context: Context) -> Cat | Refusal:
     return Cat(tuple(values), dim)
 
 
-rules = (
+rules: tuple[Rule, ...] = (
     Concat(RULE, Conv, stack_convs),
     *(Lift(RULE, target, lift_cat) for target in (torch.cat, torch.concat, torch.concatenate)),
 )
-

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose, conv, conv_transpose, vector
-from reparamkit.rule import Call, Context, Lift, Lower, Through
+from reparamkit.rule import Call, Context, Lift, Lower, Rule, Through
 from reparamkit.rules.usable import unusable
 
 RULE = "core/conv"
@@ -99,8 +99,8 @@ def lift_functional(call: Call, context: Context) -> Through | Refusal:
     )
 
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED: tuple[Any, ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FUNCTIONS: tuple[Any, ...] = (torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d)
 
 
@@ -113,7 +113,7 @@ def lower_conv(op: Conv, like: Any) -> nn.Module | Refusal:
             return Refusal("RK315", f"a linear layer of {op.groups} groups")
         return nn.Linear(op.in_channels, op.out_channels, **options)
     padding = tuple(p for p, _ in op.padding)
-    return _CONVS[op.nd - 1](
+    made: nn.Module = _CONVS[op.nd - 1](
         op.in_channels,
         op.out_channels,
         op.kernel_size,
@@ -124,11 +124,12 @@ def lower_conv(op: Conv, like: Any) -> nn.Module | Refusal:
         padding_mode=op.padding_mode if op.reads_padding else "zeros",
         **options,
     )
+    return made
 
 
 def lower_conv_transpose(op: ConvTranspose, like: Any) -> nn.Module:
     """An `nn.ConvTransposeNd` of this geometry."""
-    return _TRANSPOSED[op.nd - 1](
+    made: nn.Module = _TRANSPOSED[op.nd - 1](
         op.in_channels,
         op.out_channels,
         op.weight.shape[2:],
@@ -141,13 +142,13 @@ def lower_conv_transpose(op: ConvTranspose, like: Any) -> nn.Module:
         device="meta",
         dtype=like.dtype,
     )
+    return made
 
 
-rules = (
+rules: tuple[Rule, ...] = (
     *(Lift(RULE, target, lift_conv, subclasses=True) for target in _CONVS),
     *(Lift(RULE, target, lift_conv_transpose, subclasses=True) for target in _TRANSPOSED),
     *(Lift(RULE, target, lift_functional) for target in dict.fromkeys(_FUNCTIONS)),
     Lower(RULE, Conv, lower_conv),
     Lower(RULE, ConvTranspose, lower_conv_transpose),
 )
-

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Scale
-from reparamkit.rule import Call, Context, Lift, Through
+from reparamkit.rule import Call, Context, Lift, Rule, Through
 from reparamkit.rules.usable import unusable
 
 RULE = "core/conv_bn"
@@ -95,16 +95,14 @@ def lift_functional(call: Call, context: Context) -> Through | Refusal:
     nd = _by_rank(context)
     if isinstance(nd, Refusal):
         return nd
-    scale = folded(
-        bound["running_mean"], bound["running_var"], bound["weight"], bound["bias"], bound["eps"], nd
-    )
+    scale = folded(bound["running_mean"], bound["running_var"], bound["weight"], bound["bias"], bound["eps"], nd)
     return scale if isinstance(scale, Refusal) else Through(bound["input"], scale)
 
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
-rules = (
+rules: tuple[Rule, ...] = (
     *(Lift(RULE, target, lift_batch_norm, subclasses=True, keeps_dtype=True) for target in _NORMS),
     *(Lift(RULE, target, lift_instance_norm, subclasses=True, keeps_dtype=True) for target in _INSTANCE),
     Lift(RULE, F.batch_norm, lift_functional, keeps_dtype=True),

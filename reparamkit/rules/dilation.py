@@ -15,7 +15,7 @@ from math import gcd
 
 from reparamkit.operators import Conv, Operator, Stencil
 from reparamkit.operators.weight import embedded
-from reparamkit.rule import Align
+from reparamkit.rule import Align, Rule
 
 RULE = "core/dilation"
 
@@ -26,9 +26,7 @@ def on_grid(op: Conv, grid: tuple[int, ...]) -> Conv:
     if all(s == 1 for s in step):
         return op
     size = [s * (k - 1) + 1 for s, k in zip(step, op.kernel_size, strict=True)]
-    dilation = tuple(
-        g if k > 1 else d for d, g, k in zip(op.dilation, grid, op.kernel_size, strict=True)
-    )
+    dilation = tuple(g if k > 1 else d for d, g, k in zip(op.dilation, grid, op.kernel_size, strict=True))
     return replace(op, weight=embedded(op.weight, size, [0] * op.nd, step), dilation=dilation)
 
 
@@ -58,4 +56,4 @@ def _grid(a: Conv, b: Conv, axis: int) -> int:
     return gcd(*steps, distance) or 1
 
 
-rules = (Align(RULE, 10, align),)
+rules: tuple[Rule, ...] = (Align(RULE, 10, align),)

@@ -13,7 +13,7 @@ from math import gcd
 
 from reparamkit.operators import Conv, Operator
 from reparamkit.operators.conv import with_groups
-from reparamkit.rule import Align
+from reparamkit.rule import Align, Rule
 
 RULE = "core/groups"
 
@@ -26,4 +26,4 @@ def align(a: Operator, b: Operator) -> tuple[Operator, Operator]:
     return with_groups(a, groups), with_groups(b, groups)
 
 
-rules = (Align(RULE, 30, align),)
+rules: tuple[Rule, ...] = (Align(RULE, 30, align),)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, Operator, Scale, Stencil
-from reparamkit.rule import Align
+from reparamkit.rule import Align, Rule
 
 RULE = "core/identity_to_conv"
 
@@ -57,4 +57,4 @@ def _swapped(pair: tuple[Operator, Operator] | Refusal) -> tuple[Operator, Opera
     return pair if isinstance(pair, Refusal) else (pair[1], pair[0])
 
 
-rules = (Align(RULE, 0, align),)
+rules: tuple[Rule, ...] = (Align(RULE, 0, align),)

@@ -19,7 +19,7 @@ from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, Operator, Stencil
 from reparamkit.operators.vector import Vector, is_zero, values
 from reparamkit.operators.weight import embedded
-from reparamkit.rule import Align
+from reparamkit.rule import Align, Rule
 
 RULE = "core/kernel_padding"
 
@@ -116,4 +116,4 @@ def _embed_both(a: Conv, b: Conv) -> tuple[Conv, Conv]:
     return made[0], made[1]
 
 
-rules = (Align(RULE, 20, align),)
+rules: tuple[Rule, ...] = (Align(RULE, 20, align),)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, conv
-from reparamkit.rule import Call, Context, Lift, Through
+from reparamkit.rule import Call, Context, Lift, Rule, Through
 from reparamkit.rules.usable import unusable
 
 RULE = "core/linear"
@@ -40,4 +40,4 @@ def lift_functional(call: Call, context: Context) -> Through | Refusal:
     return Through(bound["input"], conv(bound["weight"], bound["bias"]))
 
 
-rules = (Lift(RULE, nn.Linear, lift_linear, subclasses=True), Lift(RULE, F.linear, lift_functional))
+rules: tuple[Rule, ...] = (Lift(RULE, nn.Linear, lift_linear, subclasses=True), Lift(RULE, F.linear, lift_functional))

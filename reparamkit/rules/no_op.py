@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Scale
-from reparamkit.rule import Call, Context, Lift, Through
+from reparamkit.rule import Call, Context, Lift, Rule, Through
 
 RULE = "core/no_op"
 
@@ -50,7 +50,7 @@ _DROPOUTS: tuple[Any, ...] = (
     nn.FeatureAlphaDropout,
 )
 
-rules = (
+rules: tuple[Rule, ...] = (
     *(Lift(RULE, target, lift_identity, keeps_dtype=True) for target in (nn.Identity, *_DROPOUTS)),
     *(Lift(RULE, target, lift_dropout) for target in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)),
     *(Lift(RULE, target, lift_same) for target in (".contiguous", ".clone", torch.clone)),

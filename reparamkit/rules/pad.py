@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Stencil, stencil, vector
-from reparamkit.rule import Call, Context, Lift, Through
+from reparamkit.rule import Call, Context, Lift, Rule, Through
 
 RULE = "core/pad"
 
@@ -103,7 +103,7 @@ _MODULES: tuple[Any, ...] = tuple(
     getattr(nn, f"{family}{nd}d") for family in _MODES for nd in (1, 2, 3) if hasattr(nn, f"{family}{nd}d")
 )
 
-rules = (
+rules: tuple[Rule, ...] = (
     *(Lift(RULE, target, lift_pad_module, subclasses=True) for target in _MODULES),
     Lift(RULE, F.pad, lift_pad),
     Lift(RULE, operator.getitem, lift_slice),

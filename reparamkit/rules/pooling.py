@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Stencil, stencil
-from reparamkit.rule import Call, Context, Lift, Through
+from reparamkit.rule import Call, Context, Lift, Rule, Through
 from reparamkit.rules.conv import each
 
 RULE = "core/pooling"
@@ -70,7 +70,7 @@ def _functional(nd: int) -> Any:
     return lift
 
 
-rules = (
+rules: tuple[Rule, ...] = (
     *(Lift(RULE, target, lift_avg_pool, subclasses=True) for target in (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)),
     Lift(RULE, F.avg_pool1d, _functional(1)),
     Lift(RULE, F.avg_pool2d, _functional(2)),

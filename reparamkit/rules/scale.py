@@ -23,7 +23,7 @@ from reparamkit.operators.conv import channelwise
 from reparamkit.operators.vector import Vector, is_zero, plus, through, vector
 from reparamkit.operators.vector import times as times_vector
 from reparamkit.operators.weight import column_scaled, scaled
-from reparamkit.rule import Call, Compose, Context, Lift, Through
+from reparamkit.rule import Call, Compose, Context, Lift, Rule, Through
 from reparamkit.rules.constants import times
 from reparamkit.rules.sequential import compose_convs
 
@@ -139,7 +139,7 @@ def _keep_dtype(divisor: Any) -> Any:
 _MUL = (operator.mul, operator.imul, torch.mul, torch.multiply, ".mul", ".mul_", ".multiply")
 _DIV = (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, ".div", ".div_")
 
-rules = (
+rules: tuple[Rule, ...] = (
     Compose(ALWAYS, Scale, Conv, after_conv),
     Compose(ALWAYS, Scale, ConvTranspose, after_conv),
     Compose(ALWAYS, Conv, Scale, before_conv),

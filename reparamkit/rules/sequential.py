@@ -26,7 +26,7 @@ from reparamkit.operators.conv_transpose import ConvTranspose
 from reparamkit.operators.scale import Stencil
 from reparamkit.operators.vector import Vector, is_zero, plus, through, values
 from reparamkit.operators.weight import composed, regrouped
-from reparamkit.rule import Compose
+from reparamkit.rule import Compose, Rule
 
 RULE = "core/sequential"
 
@@ -123,8 +123,7 @@ def _pad_value(outer: Conv, inner: Conv) -> Refusal | None:
         return None
     return Refusal(
         "RK316",
-        f"the outer conv pads {outer.padding} where the inner one would give its bias: "
-        f"they differ by up to {gap:.3g}",
+        f"the outer conv pads {outer.padding} where the inner one would give its bias: they differ by up to {gap:.3g}",
     )
 
 
@@ -182,12 +181,10 @@ def _transposed(
         ones,
         ones,
     )
-    return ConvTranspose(
-        weight, bias, like.stride, like.padding, like.output_padding, like.dilation, groups
-    )
+    return ConvTranspose(weight, bias, like.stride, like.padding, like.output_padding, like.dilation, groups)
 
 
-rules = (
+rules: tuple[Rule, ...] = (
     Compose(RULE, Conv, Conv, compose_convs),
     Compose(RULE, Stencil, Stencil, _stencils),
     Compose(RULE, Conv, Stencil, _conv_after_stencil),
