@@ -60,7 +60,7 @@ def emit(frame: Frame, merged: Sequence[tuple[Candidate, str]]) -> Emitted | Ref
         )
     used_after = _used(graph)
     gone = _read_names(frame) | used_before
-    removed = tuple(sorted(n for n in gone if not _still(n, used_after)))
+    removed = _whole_holders(frame, {n for n in gone if not _still(n, used_after)})
     code = graph.python_code("self")
     imports = _imports(code.globals)
     if isinstance(imports, Refusal):
@@ -69,21 +69,16 @@ def emit(frame: Frame, merged: Sequence[tuple[Candidate, str]]) -> Emitted | Ref
 
 
 def _replace(graph: fx.Graph, frame: Frame, candidate: Candidate, name: str, copied: dict[fx.Node, fx.Node]) -> None:
-    source, target = frame.node_of(candidate.source), frame.last_node_of(candidate.target)
+    source, target = frame.node_of(candidate.source), frame.node_of(candidate.target)
     assert source is not None
     assert target is not None
     with graph.inserting_before(copied[target]):
         call = graph.call_module(name, (copied[source],))
     call.name = graph._graph_namespace.create_name(name, call)
-    for node in [n for n, v in frame.values.items() if v is candidate.target and n.op != "output"]:
-        if node is target or n_after(node, target):
-            copied[node].replace_all_uses_with(call, delete_user_cb=lambda user: user is not call)
-    copied[target] = call
-
-
-def n_after(node: fx.Node, target: fx.Node) -> bool:
-    """Whether `node` stands behind `target`."""
-    return target < node
+    # The same value may stand in the forward several times: modules that do nothing hand it on.
+    for node in frame.nodes_of(candidate.target):
+        copied[node].replace_all_uses_with(call, delete_user_cb=lambda user: user is not call)
+        copied[node] = call
 
 
 def _erase_dead(graph: fx.Graph, live_before: set[fx.Node]) -> None:
@@ -106,6 +101,16 @@ def _used(graph: fx.Graph) -> set[str]:
 def _read_names(frame: Frame) -> set[str]:
     """Parameters the forward looked at, and the modules that hold them when they are not the module's own."""
     return {name if "." not in name else name.rpartition(".")[0] for name in frame.traced.reads}
+
+
+def _whole_holders(frame: Frame, names: set[str]) -> tuple[str, ...]:
+    """Children that all go take the list that holds them along."""
+    for holder in sorted({n.rpartition(".")[0] for n in names} - {""}, key=len, reverse=True):
+        module = frame.module.get_submodule(holder)
+        inside = {f"{holder}.{child}" for child in module._modules}
+        if inside <= names and not module._parameters and not module._buffers:
+            names = (names - inside) | {holder}
+    return tuple(sorted(names))
 
 
 def _still(name: str, used: set[str]) -> bool:

@@ -121,22 +121,19 @@ class Frame:
     output: Value | None = None
     inputs: list[Value] = field(default_factory=list)
     span: tuple[int, int] = (0, 0)
-    _nodes: dict[int, tuple[fx.Node | None, fx.Node | None]] = field(default_factory=dict)
+    _nodes: dict[int, list[fx.Node]] = field(default_factory=dict)
 
     def node_of(self, value: Value) -> fx.Node | None:
         """The first node of this forward that holds `value`."""
-        return self._index().get(id(value), (None, None))[0]
+        found = self.nodes_of(value)
+        return found[0] if found else None
 
-    def last_node_of(self, value: Value) -> fx.Node | None:
-        """The last node of this forward that holds `value` (a child in eval mode may hand its input on)."""
-        return self._index().get(id(value), (None, None))[1]
-
-    def _index(self) -> dict[int, tuple[fx.Node | None, fx.Node | None]]:
-        if len(self._nodes) == 0:
-            for node, value in self.values.items():
-                first = self._nodes.get(id(value), (node, node))[0]
-                self._nodes[id(value)] = (first, node)
-        return self._nodes
+    def nodes_of(self, value: Value) -> list[fx.Node]:
+        """All nodes that hold `value`, in order: a module that does nothing hands its input on."""
+        if not self._nodes:
+            for node, held in self.values.items():
+                self._nodes.setdefault(id(held), []).append(node)
+        return self._nodes.get(id(value), [])
 
 
 @dataclass(eq=False)

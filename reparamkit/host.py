@@ -175,7 +175,7 @@ def _seeing(candidate: Candidate, flow: Flow) -> Frame | None:
     path = candidate.target.path
     while True:
         frame = flow.frames.get(path)
-        if frame is None or frame.last_node_of(candidate.target) is None:
+        if frame is None or frame.node_of(candidate.target) is None:
             return None
         if frame.node_of(candidate.source) is not None:
             return frame

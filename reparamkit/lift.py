@@ -24,6 +24,7 @@ from reparamkit.merge import Algebra, Like, Term
 from reparamkit.operators import Conv, ConvTranspose, Operator, Stencil
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Through
+from reparamkit.rules import no_op
 from reparamkit.survey import Survey
 from reparamkit.trace import Traced, forward_of, signature_of
 
@@ -138,11 +139,13 @@ class Lifter:
     def _leaf(self, flow: Flow, frame: Frame, node: fx.Node, path: str) -> Value:
         module = self.survey.modules[path]
         inputs = _inputs(frame, node)
+        lift = self.registry.module_lift(type(module))
+        if lift is not None and self._is_no_op(lift, module, node, inputs):
+            return inputs[0]
         value = _new(flow, frame.path, node, inputs)
         value.module_path, value.module = path, module
         value.mutates = bool(getattr(module, "inplace", False))
         value.rank = self._rank(path, module, inputs)
-        lift = self.registry.module_lift(type(module))
         if lift is None:
             return value
         if len(inputs) != 1 or len(node.args) + len(node.kwargs) != 1:
@@ -165,6 +168,12 @@ class Lifter:
         rest.module_path, rest.module = path, module
         rest.mutates = True
         return rest
+
+    def _is_no_op(self, lift: Lift, module: nn.Module, node: fx.Node, inputs: list[Value]) -> bool:
+        """Whether the module hands its input on: then its output is the very same value."""
+        if lift.rule != no_op.RULE or len(inputs) != 1 or len(node.args) + len(node.kwargs) != 1:
+            return False
+        return self.algebra.enabled(lift.rule) and not module.training
 
     def _call(self, flow: Flow, frame: Frame, node: fx.Node) -> Value:
         inputs = _inputs(frame, node)

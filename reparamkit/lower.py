@@ -132,8 +132,8 @@ def numbers(op: Operator, like: Like, band: Band | None = None) -> tuple[Tensor,
 
 
 def _finite(tensor: Tensor) -> bool:
-    # A sum is finite when every entry is, and overflow of the sum itself is told apart below.
-    return bool(torch.isfinite(tensor.sum(dtype=torch.float64)))
+    # One pass: a finite sum has finite entries; one that is not may just have overflowed itself.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _overflow(wide: Tensor, like: Like, lo: int) -> Refusal:

@@ -51,8 +51,8 @@ def rewritten_class(base: type[nn.Module], source: str, imports: Mapping[str, tu
     Returns:
         The class; the same one for the same arguments.
     """
-    base = getattr(base, "_reparamkit_base", base)
-    return _made(base, source, tuple(sorted(imports.items())))
+    own: Any = getattr(base, "_reparamkit_base", base)
+    return _made(own, source, tuple(sorted(imports.items())))
 
 
 @functools.cache
@@ -106,7 +106,7 @@ def _remembered(source: str) -> str:
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     cls: Any = type(self)
-    state = self.__getstate__()  # type: ignore[no-untyped-call]
+    state = self.__getstate__()
     return _rebuilt, (cls._reparamkit_base, cls._reparamkit_source, cls._reparamkit_imports), state
 
 

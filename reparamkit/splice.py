@@ -194,7 +194,7 @@ def _remove(module: nn.Module, name: str, journal: _Journal) -> None:
         module._modules.pop(head, None)
     elif isinstance(child, nn.ModuleList):
         # The places of a list are its names: one that is gone keeps its place.
-        child._modules[tail.partition(".")[0]] = nn.Identity()
+        child._modules[tail.partition(".")[0]] = nn.Identity().eval()
 
 
 def new_name(module: nn.Module, wanted: str, taken: Sequence[str]) -> str:

@@ -315,7 +315,7 @@ class _TwinTracer(TracerBase):
         if forward is not None and root:
             state["forward"] = types.MethodType(getattr(forward, "__func__", forward), copy)
         _state(copy).update(state)
-        return copy  # type: ignore[no-any-return]
+        return copy
 
 
 _REGISTRIES = ("_parameters", "_buffers")

@@ -100,6 +100,10 @@ class Scaled(Weight):
     def device(self) -> torch.device:
         return self.inner.device
 
+    def rows(self, lo: int, hi: int) -> Tensor:
+        rows = self.inner.rows(lo, hi)
+        return rows.mul_(_by_row(self.row_scale[lo:hi], rows.ndim))
+
     def accumulate(self, out: Tensor, lo: int, hi: int, scale: Tensor | None = None) -> None:
         mine = self.row_scale[lo:hi]
         self.inner.accumulate(out, lo, hi, mine if scale is None else mine * scale)
@@ -222,6 +226,12 @@ class Summed(Weight):
     def device(self) -> torch.device:
         return self.parts[0].device
 
+    def rows(self, lo: int, hi: int) -> Tensor:
+        out = self.parts[0].rows(lo, hi)
+        for part in self.parts[1:]:
+            part.accumulate(out, lo, hi)
+        return out
+
     def accumulate(self, out: Tensor, lo: int, hi: int, scale: Tensor | None = None) -> None:
         for part in self.parts:
             part.accumulate(out, lo, hi, scale)
@@ -232,6 +242,8 @@ def summed(*weights: Weight) -> Weight:
     parts: list[Weight] = []
     for weight in weights:
         parts.extend(weight.parts if isinstance(weight, Summed) else (weight,))
+    # The first one is written, the others are added to it: a full kernel first saves a pass over zeros.
+    parts.sort(key=lambda w: isinstance(w, (Embedded, Regrouped)))
     return Summed(weights[0].shape, tuple(parts))
 
 
@@ -323,7 +335,7 @@ class Composed(Weight):
             outer.mul_(_by_row(scale, outer.ndim))
         columns = inner.reshape(middle, -1)
         for tap in product(*map(range, outer.shape[2:])):
-            matrix = outer[(slice(None), slice(None), *tap)] @ columns
+            matrix = outer[_at(slice(None), tap)] @ columns
             out[_window(tap, self)] += matrix.reshape(-1, *inner.shape[1:])
 
 
@@ -343,9 +355,13 @@ class RowComposed(Weight):
     def accumulate(self, out: Tensor, lo: int, hi: int, scale: Tensor | None = None) -> None:
         outer = self.outer.rows(lo, hi)
         for tap in product(*map(range, outer.shape[2:])):
-            factor = outer[(slice(None), 0, *tap)]
+            factor = outer[_at(0, tap)]
             part = factor if scale is None else factor * scale
             self.inner.accumulate(out[_window(tap, self)], lo, hi, part)
+
+
+def _at(column: int | slice, tap: tuple[int, ...]) -> tuple[Any, ...]:
+    return (slice(None), column, *tap)
 
 
 def _window(tap: tuple[int, ...], weight: Composed | RowComposed) -> tuple[Any, ...]:

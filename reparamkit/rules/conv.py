@@ -8,6 +8,7 @@ plain floating-point tensor on a real device; a functional form has constant wei
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -99,6 +100,19 @@ def lift_functional(call: Call, context: Context) -> Through | Refusal:
     )
 
 
+@cache
+def _bare(cls: Any) -> Any:
+    """A constructor of `cls` that does not initialise: the numbers come later, and random ones would cost time."""
+    empty = type(cls.__name__, (cls,), {"reset_parameters": lambda self: None})
+
+    def make(*args: Any, **options: Any) -> nn.Module:
+        module: nn.Module = empty(*args, device="meta", **options)
+        module.__class__ = cls
+        return module
+
+    return make
+
+
 _CONVS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED: tuple[Any, ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FUNCTIONS: tuple[Any, ...] = (torch.conv1d, torch.conv2d, torch.conv3d, F.conv1d, F.conv2d, F.conv3d)
@@ -106,14 +120,13 @@ _FUNCTIONS: tuple[Any, ...] = (torch.conv1d, torch.conv2d, torch.conv3d, F.conv1
 
 def lower_conv(op: Conv, like: Any) -> nn.Module | Refusal:
     """An `nn.ConvNd` (or `nn.Linear`) of this geometry."""
-    # On the meta device nothing is allocated or initialised; the numbers come later.
-    options: dict[str, Any] = {"bias": op.bias is not None, "device": "meta", "dtype": like.dtype}
+    options: dict[str, Any] = {"bias": op.bias is not None, "dtype": like.dtype}
     if op.nd == 0:
         if op.groups != 1:
             return Refusal("RK315", f"a linear layer of {op.groups} groups")
-        return nn.Linear(op.in_channels, op.out_channels, **options)
+        return _bare(nn.Linear)(op.in_channels, op.out_channels, **options)
     padding = tuple(p for p, _ in op.padding)
-    made: nn.Module = _CONVS[op.nd - 1](
+    made: nn.Module = _bare(_CONVS[op.nd - 1])(
         op.in_channels,
         op.out_channels,
         op.kernel_size,
@@ -129,7 +142,7 @@ def lower_conv(op: Conv, like: Any) -> nn.Module | Refusal:
 
 def lower_conv_transpose(op: ConvTranspose, like: Any) -> nn.Module:
     """An `nn.ConvTransposeNd` of this geometry."""
-    made: nn.Module = _TRANSPOSED[op.nd - 1](
+    made: nn.Module = _bare(_TRANSPOSED[op.nd - 1])(
         op.in_channels,
         op.out_channels,
         op.weight.shape[2:],
@@ -139,7 +152,6 @@ def lower_conv_transpose(op: ConvTranspose, like: Any) -> nn.Module:
         groups=op.groups,
         bias=op.bias is not None,
         dilation=op.dilation,
-        device="meta",
         dtype=like.dtype,
     )
     return made

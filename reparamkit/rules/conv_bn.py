@@ -35,20 +35,28 @@ def folded(
     if refusal is not None:
         return refusal
     wide = [t if t is None else t.detach().to(torch.float64) for t in (mean, var, gamma, beta)]
+    mean64, var64, gamma64, beta64 = wide
+    assert mean64 is not None
+    assert var64 is not None
+    scale = torch.rsqrt(var64 + eps)
+    scale = scale if gamma64 is None else scale * gamma64
+    shift = -mean64 * scale
+    shift = shift if beta64 is None else shift + beta64
+    if not bool(torch.isfinite(scale + shift).all()):
+        return _unusable(wide, eps)
+    return Scale(scale, shift, nd)
+
+
+def _unusable(wide: list[Tensor | None], eps: float) -> Refusal:
+    """Which statistic makes the scale infinite or not a number."""
     for name, tensor in zip(("running_mean", "running_var", "weight", "bias"), wide, strict=True):
         if tensor is not None and not bool(torch.isfinite(tensor).all()):
             channel = int((~torch.isfinite(tensor)).nonzero()[0])
             return Refusal("RK210", f"{name} is {float(tensor[channel])} in channel {channel}")
-    mean64, var64, gamma64, beta64 = wide
-    assert mean64 is not None
-    assert var64 is not None
-    if not bool((var64 + eps > 0).all()):
-        channel = int((var64 + eps <= 0).nonzero()[0])
-        return Refusal("RK210", f"running_var + eps is {float(var64[channel]) + eps:g} in channel {channel}")
-    scale = torch.rsqrt(var64 + eps)
-    scale = scale if gamma64 is None else scale * gamma64
-    shift = -mean64 * scale
-    return Scale(scale, shift if beta64 is None else shift + beta64, nd)
+    var = wide[1]
+    assert var is not None
+    channel = int((~(var + eps > 0)).nonzero()[0])
+    return Refusal("RK210", f"running_var + eps is {float(var[channel]) + eps:g} in channel {channel}")
 
 
 def _axes(module: Any, context: Context) -> int | Refusal:
