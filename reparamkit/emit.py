@@ -154,6 +154,6 @@ def _guarded(source: str, frame: Frame) -> str:
         guards.append(("self.training", "its training form is gone; keep the model you converted"))
     body = []
     for condition, why in guards:
-        text = f"RK103 {CODES['RK103']}: {frame.path or type(frame.module).__name__}: {why}"
+        text = f"RK103 {CODES['RK103']}: {type(frame.module).__name__}: {why}"
         body += [f"    if {condition}:", f"        raise RuntimeError({text!r})"]
     return "\n".join([*lines[: at + 1], *body, *lines[at + 1 :]]) + "\n"

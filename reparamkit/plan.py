@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import nn
 
 from reparamkit.decide import Candidate, Chooser
 from reparamkit.emit import Emitted, emit
 from reparamkit.errors import RecipeError, Refusal
-from reparamkit.flow import Flow, Value
+from reparamkit.flow import Flow, Frame, Value
 from reparamkit.host import Edit, Rewrite, Swap, host
 from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
@@ -60,6 +61,7 @@ class Plan:
         rewrites: the new forward of each rewritten module, by path.
         refusals: what is not merged and why.
         scopes: which modules the recipe matched.
+        written: forwards written so far, by what they do.
         survey: what was found out about the model.
         registry: the rules.
     """
@@ -73,6 +75,7 @@ class Plan:
     rewrites: dict[str, Emitted] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
+    written: dict[Any, Emitted | Refusal] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         from reparamkit.report import report_of
@@ -211,6 +214,15 @@ def _name_and_emit(plan: Plan, scopes: dict[str, Block]) -> None:
     plan.edits = [p for p in plan.edits if not (isinstance(p.edit, Swap) and _inside(p.edit.anchor, gone))]
 
 
+def _remembered(plan: Plan, frame: Frame, merged: Sequence[tuple[Candidate, str]]) -> Emitted | Refusal:
+    """Blocks that are alike were traced once; the code that merges the same nodes is written once."""
+    ends = [(frame.node_of(c.source), frame.node_of(c.target), name) for c, name in merged]
+    key = (id(frame.traced), type(frame.module), tuple(ends))
+    if key not in plan.written:
+        plan.written[key] = emit(frame, merged)
+    return plan.written[key]
+
+
 def _inside(path: str, roots: set[str]) -> bool:
     return any(path == root or path.startswith(f"{root}.") for root in roots)
 
@@ -230,7 +242,7 @@ def _emit(plan: Plan, path: str, group: Sequence[Planned], scopes: dict[str, Blo
     for _ in group:
         mine = wanted in gone and wanted not in names
         names.append(wanted if mine else new_name(frame.module, wanted, names))
-    emitted = emit(frame, [(p.edit.candidate, n) for p, n in zip(group, names, strict=True)])
+    emitted = _remembered(plan, frame, [(p.edit.candidate, n) for p, n in zip(group, names, strict=True)])
     if isinstance(emitted, Refusal):
         return emitted
     for planned, name in zip(group, names, strict=True):

@@ -23,7 +23,7 @@ _BAND = 1 << 19  # numbers of a kernel that are in float64 at one time
 
 
 def unfolded(x: Tensor, module: Any, groups: int) -> tuple[Tensor, tuple[int, ...]]:
-    """Patches of `x` as ``[N, groups, in_channels / groups * taps, positions]``, and the size of the result."""
+    """Patches of `x` as ``[N, groups, positions, in_channels / groups * taps]``, and the size of the result."""
     nd = len(module.kernel_size)
     x = _padded(x, module, nd)
     out = tuple(
@@ -40,7 +40,8 @@ def unfolded(x: Tensor, module: Any, groups: int) -> tuple[Tensor, tuple[int, ..
             *(st * s for st, s in zip(strides[2:], module.stride, strict=True)),
         ),
     )
-    return view.reshape(n, groups, c // groups * prod(module.kernel_size), prod(out)), out
+    columns = view.reshape(n, groups, c // groups * prod(module.kernel_size), prod(out))
+    return columns.transpose(2, 3).contiguous(), out
 
 
 def _padded(x: Tensor, module: Any, nd: int) -> Tensor:
@@ -60,7 +61,7 @@ class ConvRun:
         self.module = module
         self.groups = module.groups
         self.patches, self.size = unfolded(x, module, self.groups)
-        self.out = x.new_empty(x.shape[0], module.out_channels, prod(self.size))
+        self.out = x.new_empty(x.shape[0], prod(self.size), module.out_channels)
 
     def band(self, lo: int, hi: int, rows: Tensor) -> None:
         """Compute output channels `lo` to `hi` with these `rows` of the kernel, float64."""
@@ -69,21 +70,22 @@ class ConvRun:
         if lo % per_group == 0 and hi % per_group == 0 and self.groups > 1:
             first, last = lo // per_group, hi // per_group
             weight = flat.reshape(last - first, per_group, -1)
-            made = torch.einsum("gok,ngkp->ngop", weight, self.patches[:, first:last])
-            self.out[:, lo:hi] = made.reshape(made.shape[0], hi - lo, -1)
+            made = self.patches[:, first:last] @ weight.transpose(1, 2)  # [N, groups, positions, out / groups]
+            self.out[:, :, lo:hi] = made.transpose(1, 2).flatten(2)
             return
         row = lo
         while row < hi:
             group = row // per_group
             end = min(hi, (group + 1) * per_group)
-            self.out[:, row:end] = flat[row - lo : end - lo] @ self.patches[:, group]
+            self.out[:, :, row:end] = self.patches[:, group] @ flat[row - lo : end - lo].T
             row = end
 
     def result(self, bias: Tensor | None) -> Tensor:
         """The output, `bias` added."""
         if bias is not None:
-            self.out += bias.to(torch.float64)[None, :, None]
-        return self.out.reshape(*self.out.shape[:2], *self.size)
+            self.out += bias.to(torch.float64)
+        n, _, channels = self.out.shape
+        return self.out.transpose(1, 2).reshape(n, channels, *self.size)
 
 
 class LinearRun:

@@ -1,7 +1,8 @@
 """verify: each replacement against what it replaces, in float64, before anything is changed.
 
-The input is as small as the proof allows: a kernel of three taps padded by one is proven on 3 x 4 positions, which
-has every border, every tap, an odd and an even axis. Random numbers come from a generator of our own.
+The input is as small as the proof allows: a kernel of three taps padded by one is proven on 2 x 3 positions, where
+every tap meets the input, every border is seen, and one axis is odd, one even. Random numbers come from a
+generator of our own.
 """
 
 from __future__ import annotations
@@ -118,8 +119,9 @@ def _inputs(candidate: Candidate, op: Conv | ConvTranspose) -> list[Tensor]:
 def _size(op: Conv | ConvTranspose, axis: int) -> int:
     if isinstance(op, ConvTranspose):
         return 3
-    crop = sum(-p for p in op.padding[axis] if p < 0)
-    return max(op.extent[axis] + crop, 2, op.stride[axis])
+    low, high = op.padding[axis]
+    # Every tap meets the input somewhere, every border is seen, and there is enough to reflect.
+    return max(op.extent[axis] - min(low, high), low + 1, high + 1, op.stride[axis], 2)
 
 
 def _positions(sizes: Sequence[int]) -> float:
