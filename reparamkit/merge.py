@@ -117,7 +117,7 @@ class Algebra:
         """``factor * term(x)``."""
         if factor == 1:
             return term
-        scale = torch.tensor(factor, dtype=torch.float64)
+        scale = torch.tensor(factor, dtype=torch.float64, device="cpu")
         return self.compose(Term(Scale(scale), frozenset(["core/branch_sum"])), term)
 
     def add(self, a: Term, b: Term) -> Term | Refusal:

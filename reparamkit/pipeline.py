@@ -9,11 +9,13 @@ only when all of them are ready changes the model, or a copy of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
+import torch
 from torch import nn
 
 from reparamkit.check import checked_example, checked_model, expectations
@@ -30,9 +32,23 @@ from reparamkit.survey import observe_ranks, survey
 from reparamkit.verify import Proven, Truth, prove
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
+P = ParamSpec("P")
+R = TypeVar("R")
 Plugins = Sequence[ModuleType | object] | None
 
 
+def _quietly(function: Callable[P, R]) -> Callable[P, R]:
+    """Record no gradients, and make normal tensors even inside the caller's `torch.inference_mode`."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return run
+
+
+@_quietly
 def plan(
     model: nn.Module,
     recipe: RecipeLike = None,
@@ -61,7 +77,7 @@ def plan(
     """
     checked_model(model)
     registry = default_registry() if not plugins else build(tuple(plugins))
-    loaded = load_recipe(recipe, folders=[f for paths in registry.recipe_folders.values() for f in paths])
+    loaded = load_recipe(recipe, folders=registry.recipe_folders)
     registry.check_ids([*loaded.disabled_ids(), *(r for b in loaded.blocks for r in b.rule_ids() or ())])
     chosen = policy if isinstance(policy, Policy) else registry.policy(policy or loaded.policy)
     checked_example(example_inputs)
@@ -97,6 +113,7 @@ def apply(
     strict: bool = ...,
     return_report: Literal[True],
 ) -> tuple[nn.Module, Report]: ...
+@_quietly
 def apply(
     model: nn.Module,
     recipe: RecipeLike = None,

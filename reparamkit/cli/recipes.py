@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,11 +21,12 @@ def listed(context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     with exit_codes():
-        from reparamkit.recipe_lookup import shipped_recipes
+        from reparamkit.recipe.lookup import shipped_recipes
 
         entries: list[tuple[str, str | Path]] = [(name, name) for name in shipped_recipes()]
-        for plugin, folder in _folders():
-            entries += [(f"{plugin}:{file.stem}", file) for file in sorted(folder.glob("*.y*ml"))]
+        for plugin, folders in _folders().items():
+            files = sorted(file for folder in folders for file in folder.glob("*.y*ml"))
+            entries += [(f"{plugin}:{file.stem}", file) for file in files]
         show(("name", "what"), [(name, _about(spec)) for name, spec in entries])
 
 
@@ -45,17 +47,17 @@ def shown(name: Annotated[str, typer.Argument(help="A recipe's name, or a YAML f
         say(_text(name).rstrip("\n"))
 
 
-def _folders() -> list[tuple[str, Path]]:
+def _folders() -> Mapping[str, Sequence[Path]]:
     from reparamkit.cli.plugins import registry
 
-    return [(plugin, folder) for plugin, folders in registry().recipe_folders.items() for folder in folders]
+    return registry().recipe_folders
 
 
 def _text(name: str) -> str:
     from reparamkit.recipe import load_recipe
-    from reparamkit.recipe_lookup import find_in, shipped_recipes, stem
+    from reparamkit.recipe.lookup import find_in, shipped_recipes, stem
 
-    folders = [folder for _, folder in _folders()]
+    folders = _folders()
     load_recipe(name, folders=folders)  # says what is wrong with the name or the file
     if Path(name).is_file():
         return Path(name).read_text(encoding="utf-8")

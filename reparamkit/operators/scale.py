@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _one() -> Tensor:
-    return torch.ones((), dtype=torch.float64)
+    return torch.ones((), dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,6 +59,12 @@ class Weight(ABC):
         return [(lo, min(lo + step, self.shape[0])) for lo in range(0, self.shape[0], step)]
 
 
+def _device(*weights: Weight) -> torch.device:
+    """Where weights meet: constants of the rules are made on the CPU and follow."""
+    devices = [w.device for w in weights]
+    return next((d for d in devices if d.type != "cpu"), devices[0])
+
+
 def _by_row(scale: Tensor, ndim: int) -> Tensor:
     return scale.reshape(-1, *[1] * (ndim - 1))
 
@@ -74,7 +80,7 @@ class Given(Weight):
         return self.tensor.device
 
     def accumulate(self, out: Tensor, lo: int, hi: int, scale: Tensor | None = None) -> None:
-        rows = self.tensor[lo:hi]
+        rows = self.tensor[lo:hi].to(out.device)
         if scale is None:
             out += rows
             return
@@ -224,7 +230,7 @@ class Summed(Weight):
 
     @property
     def device(self) -> torch.device:
-        return self.parts[0].device
+        return _device(*self.parts)
 
     def rows(self, lo: int, hi: int) -> Tensor:
         out = self.parts[0].rows(lo, hi)
@@ -255,7 +261,7 @@ class Stacked(Weight):
 
     @property
     def device(self) -> torch.device:
-        return self.parts[0].device
+        return _device(*self.parts)
 
     def accumulate(self, out: Tensor, lo: int, hi: int, scale: Tensor | None = None) -> None:
         start = 0
@@ -315,7 +321,7 @@ class Composed(Weight):
 
     @property
     def device(self) -> torch.device:
-        return self.outer.device
+        return _device(self.outer, self.inner)
 
     def accumulate(self, out: Tensor, lo: int, hi: int, scale: Tensor | None = None) -> None:
         group_rows = self.shape[0] // self.groups
@@ -350,7 +356,7 @@ class RowComposed(Weight):
 
     @property
     def device(self) -> torch.device:
-        return self.outer.device
+        return _device(self.outer, self.inner)
 
     def accumulate(self, out: Tensor, lo: int, hi: int, scale: Tensor | None = None) -> None:
         outer = self.outer.rows(lo, hi)

@@ -117,7 +117,7 @@ def _declared(function: Any, targets: tuple[Any, ...]) -> list[Lift]:
 def lift_neg(call: Call, context: Context) -> Through | Refusal:
     """``-x``."""
     value = call.bind("input")["input"]
-    return times(value, torch.tensor(-1.0, dtype=torch.float64))
+    return times(value, -1.0)
 
 
 rules: tuple[Rule, ...] = (

@@ -12,13 +12,18 @@ from reparamkit.operators import Scale
 from reparamkit.rule import Through
 
 
+def scalar(number: float) -> Tensor:
+    """A number as a tensor ``[]``, on the CPU whatever the default device is."""
+    return torch.tensor(float(number), dtype=torch.float64, device="cpu")
+
+
 def per_channel(constant: Any) -> tuple[Tensor, int | None] | Refusal:
     """A number or broadcasting tensor as (values ``[channels]`` or ``[]``, spatial axes behind the channels).
 
     A tensor of shape ``[1, C, 1, 1]`` or ``[C, 1, 1]`` acts on channels with two axes behind them.
     """
     if isinstance(constant, (int, float)) and not isinstance(constant, bool):
-        return torch.tensor(float(constant), dtype=torch.float64), None
+        return scalar(constant), None
     if not isinstance(constant, Tensor) or not constant.is_floating_point():
         return Refusal("RK331", f"arithmetic with a {type(constant).__name__}")
     wide = [axis for axis, size in enumerate(constant.shape) if size != 1]
@@ -45,5 +50,5 @@ def shifting(value: Any, factor: float, constant: Any, weight: float) -> Through
         return found
     shift = found[0] * weight
     plain = found[1] is None and not bool(shift.any())
-    scale = torch.tensor(factor, dtype=torch.float64)
+    scale = scalar(factor)
     return Through(value, Scale(scale, None if plain else shift, found[1]))

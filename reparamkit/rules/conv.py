@@ -124,7 +124,8 @@ def lower_conv(op: Conv, like: Any) -> nn.Module | Refusal:
     if op.nd == 0:
         if op.groups != 1:
             return Refusal("RK315", f"a linear layer of {op.groups} groups")
-        return _bare(nn.Linear)(op.in_channels, op.out_channels, **options)
+        linear: nn.Module = _bare(nn.Linear)(op.in_channels, op.out_channels, **options)
+        return linear
     padding = tuple(p for p, _ in op.padding)
     made: nn.Module = _bare(_CONVS[op.nd - 1])(
         op.in_channels,

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from reparamkit.errors import Refusal
 from reparamkit.operators import Stencil, stencil, vector
 from reparamkit.rule import Call, Context, Lift, Rule, Through
+from reparamkit.rules.constants import scalar
 
 RULE = "core/pad"
 
@@ -31,10 +32,10 @@ def padding(pads: tuple[int, ...], mode: str, value: float | None, nd: int) -> S
     pairs += [(0, 0)] * (nd - len(pairs))
     value = value or 0.0
     return stencil(
-        torch.ones([1] * nd),
+        torch.ones([1] * nd, device="cpu"),
         padding=tuple(reversed(pairs)),
         padding_mode="zeros" if mode == "constant" else mode,
-        pad_value=vector(torch.tensor([value], dtype=torch.float64)) if value else None,
+        pad_value=vector(scalar(value).reshape(1)) if value else None,
     )
 
 
@@ -95,7 +96,7 @@ def _cropped(value: Any, parts: tuple[Any, ...]) -> Through | Refusal:
             return Refusal("RK331", f"the slice {part} depends on the size of the input")
         crops.append((-start, stop or 0))
         steps.append(step)
-    op = stencil(torch.ones([1] * len(parts)), padding=tuple(crops), stride=tuple(steps))
+    op = stencil(torch.ones([1] * len(parts), device="cpu"), padding=tuple(crops), stride=tuple(steps))
     return Through(value, op)
 
 

@@ -33,7 +33,7 @@ def average(nd: int, bound: dict[str, Any]) -> Stencil | Refusal:
     divisor = bound.get("divisor_override")
     if any(padding) and not bound["count_include_pad"] and divisor is None:
         return Refusal("RK320", f"count_include_pad=False with padding {padding} divides by less at the border")
-    taps = torch.full(kernel, 1.0 / (divisor or prod(kernel)), dtype=torch.float64)
+    taps = torch.full(kernel, 1.0 / (divisor or prod(kernel)), dtype=torch.float64, device="cpu")
     return stencil(taps, stride=stride, padding=tuple((p, p) for p in padding))
 
 

@@ -1,36 +1,24 @@
 """Recipes: load one from a name, a file, YAML text or a mapping.
 
-    text -> recipe_file -> data and places -> recipe_check -> Recipe -> extends resolved
+    text -> file -> data and places -> check -> Recipe -> extends resolved
 
 `python -m reparamkit.recipe` prints the JSON Schema that is kept in `recipes/schema.json`.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reparamkit.errors import CODES, RecipeError
-from reparamkit.recipe_check import check
-from reparamkit.recipe_file import SUFFIXES, read_bytes, read_file, read_mapping, read_text
-from reparamkit.recipe_lookup import find_in, not_found, shipped_recipes, stem
-from reparamkit.recipe_model import Block, Expect, Match, Recipe, VerifySpec, recipe_schema
-from reparamkit.recipe_problem import Document, Problem, closest, quoted
-
-__all__ = [
-    "Block",
-    "Expect",
-    "Match",
-    "Recipe",
-    "VerifySpec",
-    "load_recipe",
-    "recipe_schema",
-    "shipped_recipes",
-]
+from reparamkit.recipe.check import check
+from reparamkit.recipe.file import SUFFIXES, read_bytes, read_file, read_mapping, read_text
+from reparamkit.recipe.lookup import Folders, find_in, not_found, shipped_recipes, stem
+from reparamkit.recipe.model import Recipe
+from reparamkit.recipe.problem import Document, Problem, closest, quoted
 
 MAX_EXTENDS = 8
 
@@ -38,7 +26,7 @@ MAX_EXTENDS = 8
 def load_recipe(
     spec: str | os.PathLike[str] | Mapping[str, Any] | Recipe | None,
     *,
-    folders: Sequence[Path] = (),
+    folders: Folders = (),
 ) -> Recipe:
     """Load a recipe and what it extends.
 
@@ -46,7 +34,7 @@ def load_recipe(
         spec: None for the shipped `auto`; a path; the name of a shipped recipe, or of one in
             `folders` (`plugin:name` to say whose); YAML text (anything with a line break); a
             mapping; a `Recipe`.
-        folders: directories of recipes that plugins bring.
+        folders: directories of recipes that plugins bring, by plugin or in a row.
 
     Returns:
         The recipe, complete: its `extends` is None.
@@ -70,7 +58,7 @@ class _Source:
     identity: str
 
 
-def _open(spec: object, folders: Sequence[Path]) -> _Source:
+def _open(spec: object, folders: Folders) -> _Source:
     if isinstance(spec, Mapping):
         return _Source(read_mapping(spec), None, "mapping")
     if isinstance(spec, str) and ("\n" in spec or "\r" in spec):
@@ -83,7 +71,7 @@ def _open(spec: object, folders: Sequence[Path]) -> _Source:
     raise RecipeError("RK704", message)
 
 
-def _open_named(name: str, folders: Sequence[Path]) -> _Source:
+def _open_named(name: str, folders: Folders) -> _Source:
     path = Path(name)
     # No recipe file lacks the suffix, so a file or folder called `repvgg` does not hide the recipe.
     if path.suffix.lower() in SUFFIXES and _is_there(path):
@@ -198,7 +186,3 @@ def _is_there(path: Path) -> bool:
 
 def _printable(label: str) -> str:
     return label if label.isprintable() else quoted(label)
-
-
-if __name__ == "__main__":
-    print(json.dumps(recipe_schema(), indent=2))

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from reparamkit.errors import RecipeError
-from reparamkit.recipe_problem import DataPath, Document, Mark, Problem, quoted
+from reparamkit.recipe.problem import DataPath, Document, Mark, Problem, quoted
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32

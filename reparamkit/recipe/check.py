@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from reparamkit.recipe_model import POLICY_ID, RULE_ID, Block, Expect, Match, Recipe, VerifySpec
-from reparamkit.recipe_problem import DataPath, Document, Problem, closest, quoted
+from reparamkit.recipe.model import POLICY_ID, RULE_ID, Block, Expect, Match, Recipe, VerifySpec
+from reparamkit.recipe.problem import DataPath, Document, Problem, closest, quoted
 
 # The model that a mapping is checked against, by the names on the way to it.
 _MODELS: dict[tuple[str, ...], type[BaseModel]] = {

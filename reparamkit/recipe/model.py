@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from reparamkit.recipe_pattern import check_pattern, class_fits, fits, original_class
+from reparamkit.recipe.pattern import check_pattern, class_fits, fits, original_class
 
 RULE_ID = r"^[a-z0-9_*-]+(/[a-z0-9_*-]+)?$"
 POLICY_ID = r"^[a-z0-9_-]+(/[a-z0-9_-]+)?$"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import reparamkit
 from reparamkit.errors import RecipeError
-from reparamkit.recipe_file import SUFFIXES
-from reparamkit.recipe_problem import closest, quoted
+from reparamkit.recipe.file import SUFFIXES
+from reparamkit.recipe.problem import closest, quoted
+
+Folders = Mapping[str, Sequence[Path]] | Sequence[Path]  # of plugins, by their name or without
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -28,7 +30,7 @@ def shipped_recipes() -> dict[str, Traversable]:
     return dict(sorted(found.items()))
 
 
-def find_in(folders: Sequence[Path], name: str) -> Path | None:
+def find_in(folders: Folders, name: str) -> Path | None:
     """The recipe of a bare name, or of `plugin:name`, in folders of plugins; None if there is none.
 
     Raises:
@@ -39,10 +41,9 @@ def find_in(folders: Sequence[Path], name: str) -> Path | None:
         return None
     found = [
         folder / f"{stem(bare)}{suffix}"
-        for folder in folders
+        for names, folder in _named(folders)
         for suffix in SUFFIXES
-        if (not plugin or _plugin_name(plugin) in _plugin_names(folder))
-        and (folder / f"{stem(bare)}{suffix}").is_file()
+        if (not plugin or _plugin_name(plugin) in names) and (folder / f"{stem(bare)}{suffix}").is_file()
     ]
     if len(found) > 1:
         places = ", ".join(str(path) for path in found)
@@ -61,6 +62,15 @@ def not_found(name: str) -> RecipeError:
 def stem(name: str) -> str:
     """The name without `.yaml` or `.yml`."""
     return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+
+
+def _named(folders: Folders) -> Iterator[tuple[set[str], Path]]:
+    """Each folder with the names its plugin goes by."""
+    if not isinstance(folders, Mapping):
+        yield from ((_plugin_names(folder), folder) for folder in folders)
+        return
+    for name, paths in folders.items():
+        yield from (({_plugin_name(name)}, folder) for folder in paths)
 
 
 def _plugin_names(folder: Path) -> set[str]:
