@@ -71,6 +71,7 @@ CODES: dict[str, str] = {
     "RK804": "rule failed",
     # RK9xx: verification
     "RK901": "verification failed",
+    "RK902": "region cannot be run alone",
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +23,6 @@ from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.reference import ConvRun, LinearRun, run_module, run_value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from reparamkit.decide import Candidate
     from reparamkit.flow import Flow, Value
     from reparamkit.rule import RuleSet
@@ -65,7 +64,9 @@ def prove(candidate: Candidate, flow: Flow, rules: RuleSet, rtol: float | None) 
         return module
     assert term.like is not None
     assert isinstance(term.op, (Conv, ConvTranspose))
-    proofs = [] if rtol is None else [_Proof(candidate, flow, module, x) for x in _inputs(candidate, term.op)]
+    proofs = [] if rtol is None else _proofs(candidate, flow, module)
+    if isinstance(proofs, Refusal):
+        return proofs
 
     def band(lo: int, hi: int, rows: Tensor) -> None:
         for proof in proofs:
@@ -87,6 +88,22 @@ def prove(candidate: Candidate, flow: Flow, rules: RuleSet, rtol: float | None) 
     return Proven(module, error)
 
 
+def _proofs(candidate: Candidate, flow: Flow, module: nn.Module) -> list[_Proof] | Refusal:
+    """The region run on its inputs; on larger ones where something inside it wants more than the operator does."""
+    op = candidate.term.op
+    assert isinstance(op, (Conv, ConvTranspose))
+    refusal = Refusal("RK902", "it never gave an output")
+    for more in (0, 4, 16):
+        try:
+            proofs = [_Proof(candidate, flow, module, x) for x in _inputs(candidate, op, more)]
+        except Exception as error:  # the region is the user's code; that it cannot run is the answer
+            refusal = Refusal("RK902", f"{type(error).__name__}: {error}", candidate.target.where)
+            continue
+        if all(proof.want.numel() for proof in proofs):
+            return proofs
+    return refusal
+
+
 def _fill(module: nn.Module, weight: Tensor, bias: Tensor | None, weight_grad: bool, bias_grad: bool) -> None:
     with torch.inference_mode(False):
         module.weight = nn.Parameter(weight, requires_grad=weight_grad)
@@ -94,41 +111,28 @@ def _fill(module: nn.Module, weight: Tensor, bias: Tensor | None, weight_grad: b
             module.bias = nn.Parameter(bias, requires_grad=bias_grad)
 
 
-def _inputs(candidate: Candidate, op: Conv | ConvTranspose) -> list[Tensor]:
+def _inputs(candidate: Candidate, op: Conv | ConvTranspose, more: int) -> list[Tensor]:
     """Random inputs that show every tap and border, odd and even."""
     device = op.weight.device
     generator = torch.Generator(device=device).manual_seed(20260729)
-    sizes = [_size(op, axis) for axis in range(op.nd)]
-    shapes = [[s + (axis % 2) for axis, s in enumerate(sizes)]]
-    uneven = len({(s, op.stride[a]) for a, s in enumerate(sizes)}) > 1 or any(s > 1 for s in op.stride)
-    if uneven and op.macs * _positions(sizes) < _CHEAP:
-        shapes.append([s + 1 - axis % 2 for axis, s in enumerate(sizes)])
-    rank = candidate.source.rank
-    batch = [4] if op.nd else [2] * max(1, (rank or 2) - 1)
-    leads = batch if op.nd == 0 else [1 if len(shapes) == 1 else 2]
+    sizes = [_size(op, axis) + more for axis in range(op.nd)]
     if op.nd == 0:
-        shapes = [[]]
-        leads = [*leads, op.in_channels]
-        return [torch.randn(leads, generator=generator, device=device, dtype=torch.float64)]
-    return [
-        torch.randn(*leads, op.in_channels, *shape, generator=generator, device=device, dtype=torch.float64)
-        for shape in shapes
-    ]
+        shapes = [[*[2] * ((candidate.source.rank or 3) - 1), op.in_channels]]
+    else:
+        shapes = [[1, op.in_channels, *(s + axis % 2 for axis, s in enumerate(sizes))]]
+    uneven = len(set(zip(sizes, op.stride, strict=True))) > 1 or any(s > 1 for s in op.stride)
+    if op.nd and uneven and op.macs * prod(s + 1 for s in sizes) < _CHEAP:
+        shapes.append([2, op.in_channels, *(s + 1 - axis % 2 for axis, s in enumerate(sizes))])
+    return [torch.randn(s, generator=generator, device=device, dtype=torch.float64) for s in shapes]
 
 
 def _size(op: Conv | ConvTranspose, axis: int) -> int:
+    """Positions on which every tap meets the input, both borders are seen, and there is enough to reflect."""
     if isinstance(op, ConvTranspose):
         return 3
     low, high = op.padding[axis]
-    # Every tap meets the input somewhere, every border is seen, and there is enough to reflect.
-    return max(op.extent[axis] - min(low, high), low + 1, high + 1, op.stride[axis], 2)
-
-
-def _positions(sizes: Sequence[int]) -> float:
-    total = 1.0
-    for size in sizes:
-        total *= size + 1
-    return total
+    span = op.extent[axis] - min(low, high) if op.stride[axis] == 1 else op.extent[axis] + op.stride[axis] - 1
+    return max(span, low + 1, high + 1, 2)
 
 
 class _Proof:
@@ -140,7 +144,7 @@ class _Proof:
         with torch.no_grad():
             for value in candidate.values:
                 known[value] = self._wanted(value, candidate, flow, known)
-                self.scale = max(self.scale, float(known[value].abs().max()))
+                self.scale = max(self.scale, _largest(known[value]))
                 _forget(known, value, candidate)
         self.want = known[candidate.target]
         self.rest = candidate.target.split.remainder() if candidate.target.split is not None else None
@@ -168,8 +172,12 @@ class _Proof:
             got = run_module(copy.deepcopy(self.rest), got)
         if got.shape != self.want.shape:
             return float("inf")
-        gap = float((got - self.want).abs().max())
+        gap = _largest(got - self.want)
         return gap / self.scale if self.scale else gap
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.abs().max()) if tensor.numel() else 0.0
 
 
 def _forget(known: dict[Value, Tensor], value: Value, candidate: Candidate) -> None:

@@ -8,7 +8,8 @@ Formula (Ding et al., Diverse Branch Block, CVPR 2021, transform III; for any ke
 Exact when the outer convolution reads no padding. Where it does pad an axis, it sees its pad value where
 the inner one would have put `W1 u + b1` (u: what the inner one pads with), so there also:
 
-* the inner kernel has one tap on that axis (otherwise the outer one would see a halo that was cropped);
+* the inner kernel has one tap on that axis (otherwise the outer one would see a halo that was cropped), and
+  does not crop on that side (the padding would stand where there is input);
 * zeros: `W1 u + b1` equals the outer pad value in every channel (bias-free inner convolution, or the
   pad-with-bias idiom of DBB and ECBSR);
 * reflect, replicate, circular: padding commutes with a pointwise inner convolution of stride 1.
@@ -95,6 +96,8 @@ def _border(outer: Conv, inner: Conv) -> Refusal | None:
                 f"a kernel of {inner.kernel_size[axis]} taps, then padding {pads} on axis {axis}: "
                 "the outer kernel would need positions the inner one never computed",
             )
+        if any(p > 0 and q < 0 for p, q in zip(pads, inner.padding[axis], strict=True)):
+            return Refusal("RK316", f"padding {pads} on axis {axis} where the inner one crops {inner.padding[axis]}")
         if outer.padding_mode == "zeros":
             continue
         if inner.stride[axis] > 1 or any(inner.padding[axis]):
