@@ -77,7 +77,7 @@ def host(candidate: Candidate, flow: Flow, survey: Survey) -> Edit | Refusal:
         return swap
     if candidate.source.unstable is not None:
         return candidate.source.unstable
-    return _rewrite(candidate, flow)
+    return _rewrite(candidate, flow, survey)
 
 
 def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
@@ -157,7 +157,7 @@ def _last(frame: Frame) -> object:
     return next(n for n in reversed(list(frame.values)) if not frame.values[n].meta)
 
 
-def _rewrite(candidate: Candidate, flow: Flow) -> Rewrite | Refusal:
+def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refusal:
     frame = _seeing(candidate, flow)
     if frame is None:
         where = f"{candidate.source.where} to {candidate.target.where}"
@@ -166,7 +166,7 @@ def _rewrite(candidate: Candidate, flow: Flow) -> Rewrite | Refusal:
         return Refusal("RK331", "the instance has a forward of its own", frame.path)
     if isinstance(frame.module, (nn.Sequential,)) and type(frame.module) is nn.Sequential:
         return Refusal("RK304", "a Sequential has no forward of its own to rewrite", frame.path)
-    lost = _lost(frame, candidate)
+    lost = _lost(frame, candidate) or _read_elsewhere(frame, candidate, survey)
     return lost if lost is not None else Rewrite(candidate, frame)
 
 
@@ -184,6 +184,18 @@ def _seeing(candidate: Candidate, flow: Flow) -> Frame | None:
         path = path.rpartition(".")[0]
         while path and path not in flow.frames:  # a list of modules has no forward
             path = path.rpartition(".")[0]
+
+
+def _read_elsewhere(frame: Frame, candidate: Candidate, survey: Survey) -> Refusal | None:
+    """A module that would go while another forward reads its tensors."""
+    for value in candidate.values:
+        if value.module is None:
+            continue
+        readers = survey.touched.get(id(value.module), set()) - {frame.path}
+        if readers:
+            where = value.module_path or value.where
+            return Refusal("RK301", f"the forward of {min(readers) or '(root)'} reads its tensors", where)
+    return None
 
 
 def _lost(frame: Frame, candidate: Candidate) -> Refusal | None:

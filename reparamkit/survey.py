@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reparamkit.arguments import arguments
+from reparamkit.bypass import bypassed
 from reparamkit.errors import ModelError, Refusal
 from reparamkit.reuse import Memory
 from reparamkit.trace import Traced, modules_under, storages_of, trace
@@ -40,7 +41,7 @@ class Survey:
         modules: every module by path, parents first; a shared module under each of its names.
         names: how many paths a module has, by identity.
         calls: how many places call a module, by identity.
-        touched: modules whose tensors another forward reads, by identity.
+        touched: which forwards (by path) read a module's tensors or call past its parent, by its identity.
         traced: the forward of every module that is traced, by identity.
         ranks_in: axes of the inputs of each module where an example was run, by path.
         ranks_out: axes of its output, likewise.
@@ -49,7 +50,7 @@ class Survey:
     modules: dict[str, nn.Module]
     names: Counter[int]
     calls: Counter[int] = field(default_factory=Counter)
-    touched: set[int] = field(default_factory=set)
+    touched: dict[int, set[str]] = field(default_factory=dict)
     traced: dict[int, Traced | Refusal] = field(default_factory=dict)
     ranks_in: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     ranks_out: dict[str, int | None] = field(default_factory=dict)
@@ -117,6 +118,8 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
         traced = found.traced.get(id(module))
         if isinstance(traced, Refusal):
             found.traced[id(module)] = traced.at(path or "(root)")
+            for other in bypassed(module):
+                found.touched.setdefault(id(other), set()).add(path)
         elif traced is not None and id(module) not in counted:
             counted.add(id(module))
             _count(found, path, traced)
@@ -162,7 +165,7 @@ def _count(found: Survey, path: str, traced: Traced) -> None:
     for owner in (*owners, *traced.ran):
         module = found.modules.get(prefix + owner)
         if module is not None:
-            found.touched.add(id(module))
+            found.touched.setdefault(id(module), set()).add(path)
 
 
 def observe_ranks(found: Survey, model: nn.Module, example_inputs: Any) -> None:
