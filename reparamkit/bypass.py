@@ -10,6 +10,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -32,7 +33,7 @@ def bypassed(module: nn.Module) -> set[nn.Module]:
     """
     found: set[nn.Module] = set()
     everything = {m for m in module.modules() if m is not module}
-    for tree in _reachable(module):
+    for tree in reachable(type(module), forward_of(module)):
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute):
                 hit = _attribute(module, node, tree)
@@ -95,10 +96,10 @@ def _is_getattr(call: ast.Call) -> bool:
     return isinstance(name, ast.Constant) and name.value in _TENSORS
 
 
-def _reachable(module: nn.Module) -> Iterator[ast.AST]:
-    """The source of the forward and of the methods of self it calls, as trees."""
+def reachable(cls: type, function: Any) -> Iterator[ast.AST]:
+    """The source of a method and of the methods of self it calls, as trees."""
     seen: set[Any] = set()
-    stack: list[Any] = [inspect.unwrap(forward_of(module))]
+    stack: list[Any] = [inspect.unwrap(function)]
     while stack:
         function = stack.pop()
         if function in seen:
@@ -110,11 +111,12 @@ def _reachable(module: nn.Module) -> Iterator[ast.AST]:
         yield tree
         for node in ast.walk(tree):
             names = _chain(node) if isinstance(node, ast.Attribute) else None
-            method = getattr(type(module), names[0], None) if names and len(names) == 1 else None
+            method = getattr(cls, names[0], None) if names and len(names) == 1 else None
             if inspect.isfunction(method):
                 stack.append(inspect.unwrap(method))
 
 
+@cache
 def _tree(function: Any) -> ast.AST | None:
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(function)))

@@ -181,7 +181,7 @@ def region(source: Value, target: Value) -> tuple[Value, ...] | Refusal:
         value = stack.pop()
         if value in found or value is source:
             continue
-        if value.term is None and value is not target:
+        if value.term is None and value is not target and value.stacked is None:
             return Refusal("RK318", f"{value.where} is not an operator of {source.where}", target.where)
         found.add(value)
         stack.extend(v for v in value.inputs if not v.meta)

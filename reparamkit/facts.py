@@ -40,6 +40,11 @@ _SAME = {
 }
 
 
+CONV_RANKS: dict[Any, int] = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}
+# Modules that take one number of axes only (a BatchNorm1d takes two or three).
+RANKED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm2d, nn.BatchNorm3d, nn.AvgPool2d, nn.MaxPool2d)
+
+
 def rank_of_module(module: nn.Module, rank: int | None) -> int | None:
     """Axes of the output of a module of torch.nn for an input of `rank` axes."""
     home = type(module).__module__

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from reparamkit.chain import nearest_common, path_term, sum_term
 from reparamkit.errors import Refusal
-from reparamkit.facts import rank_of_call, rank_of_module
+from reparamkit.facts import CONV_RANKS, RANKED, rank_of_call, rank_of_module
 from reparamkit.flow import Flow, Frame, Stacked, Value
 from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.merge import Algebra, Like, Term
@@ -88,7 +88,7 @@ class Lifter:
                 value = (given or {}).get(node.target)
                 if not isinstance(value, Value):
                     value = _new(flow, path, node)
-                    value.rank = ranks[position] if position < len(ranks) else None
+                    value.rank = ranks[position] if position < len(ranks) else self._rank_read(path, node)
                 position += 1
                 frame.values[node] = value
                 frame.inputs.append(value)
@@ -101,6 +101,29 @@ class Lifter:
                 frame.values[node] = self._call(flow, frame, node)
         frame.span = start, len(flow.values)
         return frame
+
+    def _rank_read(self, path: str, node: fx.Node, depth: int = 0) -> int | None:
+        """Axes of an input of a module, as its readers take them: what a Conv2d reads has four."""
+        module = self.survey.modules[path]
+        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
+            return rank_of_module(module, None)
+        found = {self._rank_of_reader(path, node, user, depth) for user in node.users} - {None}
+        return found.pop() if len(found) == 1 else None
+
+    def _rank_of_reader(self, path: str, node: fx.Node, user: fx.Node, depth: int) -> int | None:
+        if user.op == "call_function" and user.target in CONV_RANKS:
+            return CONV_RANKS[user.target]
+        if user.op != "call_module" or user.args[:1] != (node,) or depth > _MAX_DEPTH:
+            return None
+        inner = f"{path}.{user.target}" if path else str(user.target)
+        module = self.survey.modules[inner]
+        if isinstance(module, RANKED):
+            return rank_of_module(module, None)
+        traced = self.survey.traced.get(id(module))
+        if not isinstance(traced, Traced):
+            return None
+        first = next(n for n in traced.graph.nodes if n.op == "placeholder")
+        return self._rank_read(inner, first, depth + 1)
 
     def _call_module(self, flow: Flow, frame: Frame, node: fx.Node, depth: int) -> Value:
         path = f"{frame.path}.{node.target}" if frame.path else str(node.target)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -27,6 +28,7 @@ from reparamkit.policy import Policy
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry, build, default_registry
 from reparamkit.report import Report, report_of
+from reparamkit.rewritten import would_fold_again
 from reparamkit.splice import Steps, copied, splice
 from reparamkit.survey import observe_ranks, survey
 from reparamkit.verify import Proven, Truth, prove
@@ -209,7 +211,15 @@ def _steps(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
         else:
             emitted = made.rewrites[edit.path]
             steps.rewrites.setdefault(edit.path, (emitted, {}))[1][planned.name] = found.module
-    return steps
+    return replace(steps, quiet=_quiet(made, steps))
+
+
+def _quiet(made: Plan, steps: Steps) -> tuple[str, ...]:
+    """Modules around exchanged ones whose own converter would fold once more; the root keeps its class."""
+    exchanged = (*steps.weights, *steps.modules, *steps.aside, *steps.remainders)
+    around = {path[:at] for path in exchanged for at, sign in enumerate(path) if sign == "."}
+    gone = {*steps.modules, *steps.aside, *steps.remainders, *steps.rewrites}
+    return tuple(sorted(p for p in around - gone if would_fold_again(type(made.survey.modules[p]))))
 
 
 _GEOMETRY = (

@@ -151,10 +151,14 @@ def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block
     chosen = chooser.choose(flow)
     plan.edits += [Planned(hosts[c], flow) for c in chosen]
     done = {v for c in chosen for v in c.values}
+    ends = {c.target for c in chosen}
     plan.refusals += flow.refusals
     for value in flow.values:
         refusal = value.refusal or chooser.refusals.get(value)
-        if refusal is not None and value not in done and _worth_telling(value, refusal):
+        if refusal is None or not _worth_telling(value, refusal):
+            continue
+        # A value that was merged may still say why not further: the border, the geometry.
+        if value not in done or (value in ends and refusal.code.startswith("RK31")):
             plan.refusals.append(refusal.at(value.where))
 
 
@@ -162,7 +166,8 @@ def _worth_telling(value: Value, refusal: Refusal) -> bool:
     """Not that an activation is not affine, nor that an identity was not merged once more."""
     if refusal.code in ("RK318", "RK331"):
         return False
-    if value.module is not None and next(value.module.parameters(), None) is None:
+    idle = value.module is not None and next(value.module.parameters(), None) is None
+    if idle and refusal.code in ("RK301", "RK306"):
         return False
     return value.term is None or not value.term.is_identity
 

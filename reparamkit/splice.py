@@ -16,7 +16,7 @@ from torch import nn
 
 from reparamkit.emit import Emitted
 from reparamkit.errors import ModelError
-from reparamkit.rewritten import rewritten_class
+from reparamkit.rewritten import quiet_class, rewritten_class
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +29,7 @@ class Steps:
         aside: path -> what stands there once the module's operator has moved elsewhere.
         remainders: path -> names of the children that stay, in order (or a maker of what stays).
         rewrites: path -> (the new forward, names and modules it calls).
+        quiet: paths of modules whose converter methods would fold again what is folded.
     """
 
     weights: dict[str, nn.Module] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class Steps:
     aside: dict[str, nn.Module] = field(default_factory=dict)
     remainders: dict[str, tuple[str, ...] | Callable[[], nn.Module]] = field(default_factory=dict)
     rewrites: dict[str, tuple[Emitted, dict[str, nn.Module]]] = field(default_factory=dict)
+    quiet: tuple[str, ...] = ()
 
 
 class _Journal:
@@ -138,6 +140,8 @@ def splice(model: nn.Module, steps: Steps) -> Callable[[], None]:
             _put(model, path, _rest(model.get_submodule(path), names), journal)
         for path, (emitted, merged) in steps.rewrites.items():
             _rewrite(model.get_submodule(path), emitted, merged, journal)
+        for path in steps.quiet:
+            _quiet(model.get_submodule(path), journal)
     except BaseException:
         journal.rollback()
         raise
@@ -177,6 +181,11 @@ def _rewrite(module: nn.Module, emitted: Emitted, merged: Mapping[str, nn.Module
         module._modules[name] = child
     cls = rewritten_class(type(module), emitted.source, emitted.imports)
     object.__setattr__(module, "__class__", cls)
+
+
+def _quiet(module: nn.Module, journal: _Journal) -> None:
+    journal.attributes(module)
+    object.__setattr__(module, "__class__", quiet_class(type(module)))
 
 
 def _remove(module: nn.Module, name: str, journal: _Journal) -> None:
