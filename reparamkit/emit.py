@@ -14,8 +14,7 @@ from reparamkit.errors import CODES, Refusal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reparamkit.decide import Candidate
-    from reparamkit.flow import Frame
+    from reparamkit.flow import Frame, Value
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,27 @@ class Emitted:
     removed: tuple[str, ...]
 
 
-def emit(frame: Frame, merged: Sequence[tuple[Candidate, str]]) -> Emitted | Refusal:
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """A region of a forward and the submodule that computes it.
+
+    Attributes:
+        source: where it starts.
+        target: where it ends.
+        name: of the submodule.
+    """
+
+    source: Value
+    target: Value
+    name: str
+
+
+def emit(frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
     """Write the forward of `frame` anew.
 
     Args:
         frame: the module's traced forward.
-        merged: each region with the name of the submodule that computes it, in order of execution.
+        merged: the regions, in order of execution.
 
     Returns:
         The code, or a `Refusal` when what is left of the forward cannot be written down.
@@ -49,8 +63,8 @@ def emit(frame: Frame, merged: Sequence[tuple[Candidate, str]]) -> Emitted | Ref
     graph.output(output)
     used_before = _used(frame.traced.graph)
     live = {copy for old, copy in copied.items() if old.users}
-    for candidate, name in merged:
-        _replace(graph, frame, candidate, name, copied)
+    for merge in merged:
+        _replace(graph, frame, merge, copied)
     _erase_dead(graph, live)
     frozen = [n for n in graph.nodes if n.op == "get_attr" and str(n.target) in frame.traced.constants]
     if frozen:
@@ -68,15 +82,15 @@ def emit(frame: Frame, merged: Sequence[tuple[Candidate, str]]) -> Emitted | Ref
     return Emitted(_guarded(code.src, frame), imports, removed)
 
 
-def _replace(graph: fx.Graph, frame: Frame, candidate: Candidate, name: str, copied: dict[fx.Node, fx.Node]) -> None:
-    source, target = frame.node_of(candidate.source), frame.node_of(candidate.target)
+def _replace(graph: fx.Graph, frame: Frame, merge: Merge, copied: dict[fx.Node, fx.Node]) -> None:
+    source, target = frame.node_of(merge.source), frame.node_of(merge.target)
     assert source is not None
     assert target is not None
     with graph.inserting_before(copied[target]):
-        call = graph.call_module(name, (copied[source],))
-    call.name = graph._graph_namespace.create_name(name, call)
+        call = graph.call_module(merge.name, (copied[source],))
+    call.name = graph._graph_namespace.create_name(merge.name, call)
     # The same value may stand in the forward several times: modules that do nothing hand it on.
-    for node in frame.nodes_of(candidate.target):
+    for node in frame.nodes_of(merge.target):
         copied[node].replace_all_uses_with(call, delete_user_cb=lambda user: user is not call)
         copied[node] = call
 

@@ -51,10 +51,15 @@ class Rewrite:
     Attributes:
         candidate: the region.
         frame: the module's forward.
+        target: what the merged submodule stands for in it: the end of the region, or where the region leaves the
+            module, when the rest of it is a chain of modules that step aside.
+        aside: paths of those modules.
     """
 
     candidate: Candidate
     frame: Frame
+    target: Value
+    aside: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -64,7 +69,7 @@ class Rewrite:
     @property
     def touched(self) -> tuple[str, ...]:
         """Paths of all modules that change."""
-        return (self.frame.path,)
+        return (self.frame.path, *self.aside)
 
 
 Edit = Swap | Rewrite
@@ -158,26 +163,66 @@ def _last(frame: Frame) -> object:
 
 
 def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refusal:
-    frame = _seeing(candidate, flow)
-    if frame is None:
+    found = _innermost(candidate, flow, survey)
+    if found is None:
         where = f"{candidate.source.where} to {candidate.target.where}"
         return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
+    frame = found.frame
+    refusal = _unwritable(frame) or _frozen(frame, candidate) or _lost(frame, candidate)
+    refusal = refusal or _read_elsewhere(frame, candidate, survey)
+    return found if refusal is None else refusal
+
+
+def _innermost(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | None:
+    """The innermost forward that holds the source and the end of the region, modules behind it stepping aside."""
+    best: Rewrite | None = None
+    target = candidate.target
+    aside: list[str] = []
+    while True:
+        frame = _seeing(candidate.source, target, flow)
+        if frame is not None and (best is None or len(frame.path) > len(best.frame.path)):
+            best = Rewrite(candidate, frame, target, tuple(dict.fromkeys(aside)))
+        unit = None if target.parts or target.source is None else _unit(target, candidate, flow)
+        if unit is None or not _free_to_change(unit, survey) or target.source not in candidate.values:
+            return best
+        aside.append(unit)
+        target = target.source
+
+
+def _unwritable(frame: Frame) -> Refusal | None:
+    """Why the forward of this module must stay as it is."""
+    if type(frame.module) is nn.Sequential:
+        return Refusal("RK304", "a Sequential has no forward of its own to rewrite", frame.path)
     if "forward" in frame.module.__dict__:
         return Refusal("RK331", "the instance has a forward of its own", frame.path)
-    if isinstance(frame.module, (nn.Sequential,)) and type(frame.module) is nn.Sequential:
-        return Refusal("RK304", "a Sequential has no forward of its own to rewrite", frame.path)
-    lost = _lost(frame, candidate) or _read_elsewhere(frame, candidate, survey)
-    return lost if lost is not None else Rewrite(candidate, frame)
+    if frame.traced.stored:
+        return Refusal("RK305", "the forward stores values in attributes; rewriting would lose that", frame.path)
+    if frame.traced.switches_grad:
+        return Refusal("RK604", "part of the forward runs under no_grad; rewriting would lose that", frame.path)
+    return None
 
 
-def _seeing(candidate: Candidate, flow: Flow) -> Frame | None:
+def _frozen(frame: Frame, candidate: Candidate) -> Refusal | None:
+    """A constant computed from parameters that the rest of the forward needs: written down, it would never change."""
+    inside = set(candidate.values)
+    for node in frame.traced.graph.nodes:
+        if node.op != "get_attr" or str(node.target) not in frame.traced.constants:
+            continue
+        for user in node.users:
+            if frame.values.get(user) not in inside:
+                reason = f"{user.name} reads a constant computed from parameters; rewriting would freeze it"
+                return Refusal("RK604", reason, frame.path)
+    return None
+
+
+def _seeing(source: Value, target: Value, flow: Flow) -> Frame | None:
     """The innermost forward that makes the target, or gets it from a child, and holds the source."""
-    path = candidate.target.path
+    path = target.path
     while True:
         frame = flow.frames.get(path)
-        if frame is None or frame.node_of(candidate.target) is None:
+        if frame is None or frame.node_of(target) is None:
             return None
-        if frame.node_of(candidate.source) is not None:
+        if frame.node_of(source) is not None:
             return frame
         if not path:
             return None

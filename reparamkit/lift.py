@@ -99,6 +99,8 @@ class Lifter:
                 frame.values[node] = self._call_module(flow, frame, node, depth)
             elif node.op != "get_attr":
                 frame.values[node] = self._call(flow, frame, node)
+        for node in traced.stored:
+            _escape(frame.values.get(node))
         frame.span = start, len(flow.values)
         return frame
 
@@ -247,8 +249,18 @@ class Lifter:
             constant = frame.traced.constants.get(str(n.target))
             return constant if constant is not None else _tensor(frame.module, str(n.target))
 
-        made = fx.node.map_arg((node.args, node.kwargs), read)
-        return tuple(made[0]), dict(made[1])
+        return _mapped(node.args, read), {k: _mapped(v, read) for k, v in node.kwargs.items()}
+
+
+def _mapped(tree: Any, read: Callable[[fx.Node], Any]) -> Any:
+    """`tree` with every node replaced by what it stands for."""
+    if isinstance(tree, fx.Node):
+        return read(tree)
+    if isinstance(tree, (tuple, list)):
+        return (tuple if isinstance(tree, tuple) else list)(_mapped(item, read) for item in tree)
+    if isinstance(tree, slice):
+        return slice(_mapped(tree.start, read), _mapped(tree.stop, read), _mapped(tree.step, read))
+    return {k: _mapped(v, read) for k, v in tree.items()} if isinstance(tree, dict) else tree
 
 
 def _tensor(module: nn.Module, name: str) -> Any:
@@ -300,6 +312,13 @@ def _is_meta(node: fx.Node, inputs: list[Value]) -> bool:
 
 def _bound(module: nn.Module, traced: Traced, frame: Frame, node: fx.Node) -> dict[str, Any] | None:
     """What the call gives to each parameter of the child; `None` when the child was traced for another call."""
+    only = node.args[0] if len(node.args) == 1 and not node.kwargs else None
+    if isinstance(only, fx.Node) and only in frame.values:
+        first = next((n for n in traced.graph.nodes if n.op == "placeholder"), None)
+        if first is not None and not str(first.target).startswith("*") and first.target not in traced.fixed:
+            others = [n for n in traced.graph.nodes if n.op == "placeholder"][1:]
+            if all(str(n.target).startswith("*") or n.target in traced.fixed for n in others):
+                return {str(first.target): frame.values[only]}
     try:
         call = signature_of(forward_of(module)).bind(None, *node.args, **node.kwargs)
     except TypeError:

@@ -211,6 +211,7 @@ def _steps(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
         else:
             emitted = made.rewrites[edit.path]
             steps.rewrites.setdefault(edit.path, (emitted, {}))[1][planned.name] = found.module
+            steps.aside.update({path: neutral(made.survey.modules[path]) for path in edit.aside})
     return replace(steps, quiet=_quiet(made, steps))
 
 
@@ -219,7 +220,7 @@ def _quiet(made: Plan, steps: Steps) -> tuple[str, ...]:
     exchanged = (*steps.weights, *steps.modules, *steps.aside, *steps.remainders)
     around = {path[:at] for path in exchanged for at, sign in enumerate(path) if sign == "."}
     gone = {*steps.modules, *steps.aside, *steps.remainders, *steps.rewrites}
-    return tuple(sorted(p for p in around - gone if would_fold_again(type(made.survey.modules[p]))))
+    return tuple(sorted(p for p in around - gone if would_fold_again(made.survey.modules[p].__class__)))
 
 
 _GEOMETRY = (

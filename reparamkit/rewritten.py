@@ -46,9 +46,14 @@ _count = 0
 _FOLDED = frozenset({"running_mean", "running_var"})
 
 
-@functools.cache
-def would_fold_again(cls: Any) -> bool:
+def would_fold_again(cls: type[nn.Module]) -> bool:
     """Whether a converter method of `cls` reads batch norms or calls other converters."""
+    known: Any = cls
+    return _would_fold_again(known)
+
+
+@functools.cache
+def _would_fold_again(cls: type) -> bool:
     for name in _CONVERTERS:
         method = getattr(cls, name, None)
         if not callable(method):

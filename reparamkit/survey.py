@@ -62,6 +62,8 @@ class Survey:
             return Refusal("RK301", f"the module has {self.names[id(module)]} names", path)
         if self.calls[id(module)] > 1:
             return Refusal("RK301", f"the module is called at {self.calls[id(module)]} places", path)
+        if type(module).__call__ is not nn.Module.__call__:
+            return Refusal("RK330", f"{type(module).__name__} has a __call__ of its own", path)
         return hooked(module, path)
 
     def is_leaf(self, module: nn.Module, registry: Registry) -> bool:
@@ -77,8 +79,8 @@ class Survey:
 def hooked(module: nn.Module, path: str) -> Refusal | None:
     """A refusal when anything observes the module."""
     for name in _HOOKS:
-        hooks: dict[Any, Any] = getattr(module, name, None) or {}
-        for hook in hooks.values():
+        hooks = module.__dict__.get(name)
+        for hook in hooks.values() if hooks else ():
             kind = type(hook).__name__
             if kind in _LEGACY or any(b.__name__ in _LEGACY for b in type(hook).__mro__):
                 return Refusal("RK308", f"{kind} computes the weight before every call; remove it first", path)

@@ -49,6 +49,8 @@ class Traced:
         reads_training: whether the forward looked at ``self.training``.
         reads: names of the parameters and buffers the forward itself looked at.
         ran: paths of children that were run on constants.
+        stored: nodes whose values the forward leaves in an attribute.
+        switches_grad: whether part of it runs under `torch.no_grad` or the like.
     """
 
     graph: fx.Graph
@@ -57,6 +59,8 @@ class Traced:
     reads_training: bool
     reads: frozenset[str]
     ran: frozenset[str]
+    stored: frozenset[fx.Node]
+    switches_grad: bool
 
 
 class _Untraceable(Exception):
@@ -241,6 +245,16 @@ def _has_proxy(tree: Any) -> bool:
     return isinstance(tree, (list, tuple)) and any(_has_proxy(v) for v in tree)
 
 
+def _proxies(tree: Any) -> list[Proxy]:
+    """All proxies in nested containers."""
+    if isinstance(tree, Proxy):
+        return [tree]
+    parts = tree.values() if type(tree) in (dict, collections.OrderedDict) else tree
+    if type(tree) not in (*_FILLABLE, tuple):
+        return []
+    return [p for part in parts for p in _proxies(part)]
+
+
 def _own(value: Any) -> Any:
     """A container of its own for the twin, so that a forward cannot fill the user's caches with proxies."""
     kind = type(value)
@@ -265,13 +279,17 @@ class _TwinTracer(TracerBase):
         self.log = Log()
         self.ran: set[str] = set()
         self.mode = _ambient()
+        self.switches_grad = False
+        self.twins: list[Any] = []
 
     def proxy(self, node: fx.Node) -> Proxy:
         return _TwinProxy(node, self)
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
-        if _ambient() != self.mode:
-            raise _Untraceable("enters a no_grad, inference_mode or autocast context")
+        grad, autocast = _ambient()
+        if autocast != self.mode[1]:
+            raise _Untraceable("enters an autocast context")
+        self.switches_grad |= grad != self.mode[0]
         return super().create_node(kind, *args, **kwargs)
 
     def create_arg(self, a: Any) -> Any:
@@ -315,6 +333,7 @@ class _TwinTracer(TracerBase):
         if forward is not None and root:
             state["forward"] = types.MethodType(getattr(forward, "__func__", forward), copy)
         _state(copy).update(state)
+        self.twins.append(copy)
         return copy
 
 
@@ -323,12 +342,11 @@ _SKIPPED = (*_REGISTRIES, "_modules")
 _FILLABLE = (dict, collections.OrderedDict, list, set, collections.deque)
 
 
-def _ambient() -> tuple[bool, ...]:
+def _ambient() -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """Gradient modes, which change no number, and autocast modes, which do."""
     return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.is_autocast_enabled("cpu"),
-        torch.is_autocast_enabled("cuda"),
+        (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
     )
 
 
@@ -400,7 +418,7 @@ def trace(module: nn.Module, storages: frozenset[int], memory: Memory | None = N
         return known  # type: ignore[no-any-return]
     tracer = _TwinTracer(module)
     try:
-        with torch.no_grad(), _Watch(storages, tracer.log):
+        with torch.enable_grad(), _Watch(storages, tracer.log):
             tracer.mode = _ambient()
             twin = tracer.twin(module, "")
             call = twin.forward
@@ -413,7 +431,9 @@ def trace(module: nn.Module, storages: frozenset[int], memory: Memory | None = N
         return Refusal("RK604", _reason(error))
     reads_training = bool(_state(twin).get("_twin_reads_training"))
     reads, ran = frozenset(tracer.reads), frozenset(tracer.ran)
-    made = Traced(tracer.graph, tracer.constants, fixed, reads_training, reads, ran)
+    stored = frozenset(p.node for t in tracer.twins for p in _proxies(list(_state(t).values())))
+    constants = {name: tensor.detach() for name, tensor in tracer.constants.items()}
+    made = Traced(tracer.graph, constants, fixed, reads_training, reads, ran, stored, tracer.switches_grad)
     if memory is not None and not ran:
         memory.keep(module, tracer.log, made)
     return made

@@ -143,9 +143,8 @@ class _Proof:
         self.scale = 0.0
         with torch.no_grad():
             for value in candidate.values:
-                known[value] = self._wanted(value, candidate, flow, known)
+                known[value] = run_value(value, flow, known)
                 self.scale = max(self.scale, _largest(known[value]))
-                _forget(known, value, candidate)
         self.want = known[candidate.target]
         self.rest = candidate.target.split.remainder() if candidate.target.split is not None else None
         self.module, self.x = module, x
@@ -154,10 +153,6 @@ class _Proof:
             self.run = LinearRun(module, x)
         elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             self.run = ConvRun(module, x)
-
-    @staticmethod
-    def _wanted(value: Value, candidate: Candidate, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
-        return run_value(value, flow, known)
 
     def band(self, lo: int, hi: int, rows: Tensor) -> None:
         if self.run is not None:
@@ -178,17 +173,6 @@ class _Proof:
 
 def _largest(tensor: Tensor) -> float:
     return float(tensor.abs().max()) if tensor.numel() else 0.0
-
-
-def _forget(known: dict[Value, Tensor], value: Value, candidate: Candidate) -> None:
-    """Drop activations nobody in the region reads any more."""
-    for read in value.inputs:
-        if (
-            read in known
-            and read is not candidate.source
-            and all(u in known for u in read.users if u in set(candidate.values))
-        ):
-            del known[read]
 
 
 @dataclass(frozen=True)

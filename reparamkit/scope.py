@@ -1,0 +1,83 @@
+"""Where a recipe applies: which block of it each module belongs to, and which rules may be used there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from reparamkit.errors import RecipeError, Refusal
+from reparamkit.host import Edit
+from reparamkit.recipe import Block, Recipe
+
+# Reading a layer as an operator is no merge; a recipe need not list it.
+_IMPLIED = frozenset({"core/conv", "core/linear", "core/no_op"})
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A module that a block of the recipe matched."""
+
+    path: str
+    block: Block
+
+
+def scopes_of(recipe: Recipe, modules: Iterable[tuple[str, nn.Module]]) -> list[Scope]:
+    """Which block of the recipe each module belongs to; the first match has it.
+
+    Raises:
+        RecipeError: RK706 when a block that is not optional, or the recipe as a whole, matches nothing.
+    """
+    found: list[Scope] = []
+    for path, module in modules:
+        block = next((b for b in recipe.blocks if b.match.matches(path, module)), None)
+        if block is not None:
+            found.append(Scope(path, block))
+    used = {id(s.block) for s in found}
+    for index, block in enumerate(recipe.blocks):
+        if id(block) not in used and not block.optional:
+            raise RecipeError("RK706", f"recipe {recipe.name!r}, block {index}: {_described(block)} matches no module")
+    if recipe.blocks and not found:
+        patterns = "; ".join(_described(b) for b in recipe.blocks)
+        raise RecipeError("RK706", f"recipe {recipe.name!r}: none of its blocks matches a module ({patterns})")
+    return found
+
+
+def _described(block: Block) -> str:
+    keys = {"class": block.match.class_, "name": block.match.name, "structure": block.match.structure}
+    return ", ".join(f"{k}: {v}" for k, v in keys.items() if v is not None)
+
+
+def block_of(edit: Edit, scopes: dict[str, Block]) -> Block | None:
+    """The block of the innermost matched module that holds everything the edit touches."""
+    first, *others = [path.split(".") if path else [] for path in edit.touched]
+    common = first
+    for parts in others:
+        common = common[
+            : next(
+                (i for i, (a, b) in enumerate(zip(common, parts, strict=False)) if a != b), min(len(common), len(parts))
+            )
+        ]
+    for length in range(len(common), -1, -1):
+        block = scopes.get(".".join(common[:length]))
+        if block is not None:
+            return block
+    return None
+
+
+def out_of_scope(edit: Edit, scopes: dict[str, Block]) -> Refusal | None:
+    """Why the recipe does not have this edit, if it does not."""
+    block = block_of(edit, scopes)
+    where = edit.candidate.target.where
+    if block is None:
+        return Refusal("RK801", "no block of the recipe matches here", where)
+    allowed = block.rule_ids()
+    if allowed is None:
+        return None
+    used = edit.candidate.term.rules - _IMPLIED
+    missing = sorted(r for r in used if not any(fnmatchcase(r, a) for a in allowed))
+    return (
+        Refusal("RK801", f"{', '.join(missing)} (the recipe allows {', '.join(allowed)})", where) if missing else None
+    )
