@@ -108,12 +108,16 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
         if rest is None:
             return None
         remainders[rest[0]] = rest[1]
-    if not anchors:
+    if not anchors or any(_inside(path, other) for path in (*aside, *remainders) for other in aside):
         return None
     _, anchor, holder = max(anchors, key=lambda a: a[0])
     if candidate.source.unstable is not None and holder is not values[0]:
         return None
     return Swap(candidate, anchor, tuple(dict.fromkeys(a for a in aside if a != anchor)), remainders)
+
+
+def _inside(path: str, root: str) -> bool:
+    return path.startswith(f"{root}.")
 
 
 def _weight(value: Value) -> int:
@@ -180,6 +184,8 @@ def _innermost(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | No
     aside: list[str] = []
     while True:
         frame = _seeing(candidate.source, target, flow)
+        if frame is not None and any(frame.path == a or _inside(frame.path, a) for a in aside):
+            frame = None  # it would be written anew and stepped aside at once
         if frame is not None and (best is None or len(frame.path) > len(best.frame.path)):
             best = Rewrite(candidate, frame, target, tuple(dict.fromkeys(aside)))
         unit = None if target.parts or target.source is None else _unit(target, candidate, flow)

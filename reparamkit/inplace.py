@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import operator
 import types
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from reparamkit.errors import Refusal
@@ -116,19 +117,23 @@ def _memory(flow: Flow) -> list[int]:
 
 def _other_reader(mutator: Value, group: list[Value]) -> str | None:
     """Who else reads memory that `mutator` changes: a caller, or a value outside the line that leads to it."""
-    before = [v for v in group if v.index < mutator.index]
-    line = set(before) | {mutator}
-    for member in before:
-        if member.node.op == "placeholder":
-            return "the caller"
-        if member.escapes:
+    for member in group:
+        if member.index >= mutator.index:
+            return None
+        if member.node.op == "placeholder" or member.escapes:
             return "the caller"
         for reader in member.readers:
-            if reader not in line:
-                return reader.where
-            if reader is not mutator and reader.index > mutator.index:
+            if reader is mutator:
+                continue
+            # A view on the way to the mutator is no reader of its own; anything else is, and so is a later view.
+            if reader.index > mutator.index or not _shares(reader, group):
                 return reader.where
     return None
+
+
+def _shares(value: Value, group: list[Value]) -> bool:
+    at = bisect_left(group, value.index, key=lambda v: v.index)
+    return at < len(group) and group[at] is value
 
 
 def may_mutate(module: nn.Module) -> bool:

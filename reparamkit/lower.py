@@ -194,5 +194,5 @@ def neutral(module: nn.Module) -> nn.Module:
     features = getattr(module, "num_features", None)
     mean = getattr(module, "running_mean", None)
     if not isinstance(features, int) or not isinstance(mean, Tensor):
-        return nn.Identity()
+        return nn.Identity().eval()
     return Folded(features, mean.dtype, mean.device).eval()
