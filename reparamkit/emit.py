@@ -63,6 +63,7 @@ def emit(frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
     graph.output(output)
     used_before = _used(frame.traced.graph)
     live = {copy for old, copy in copied.items() if old.users}
+    live |= {copied[n] for merge in merged for n in frame.nodes_of(merge.target)}
     for merge in merged:
         _replace(graph, frame, merge, copied)
     _erase_dead(graph, live)

@@ -10,7 +10,7 @@ import pytest
 
 from reparamkit.errors import RecipeError
 from reparamkit.recipe import load_recipe
-from reparamkit.recipe_file import read_text
+from reparamkit.recipe.file import read_text
 
 HEAD = "version: 1\nname: x\n"
 BLOCK = "blocks:\n  - match: {class: A}\n"  # lines 3 and 4 behind HEAD

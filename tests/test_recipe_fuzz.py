@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from reparamkit.errors import CODES, RecipeError
 from reparamkit.recipe import Recipe, load_recipe, shipped_recipes
-from reparamkit.recipe_pattern import check_pattern, fits
+from reparamkit.recipe.pattern import check_pattern, fits
 
 SHIPPED = [file.read_text(encoding="utf-8") for file in shipped_recipes().values()]
 WORDS = [

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from reparamkit.errors import RecipeError
 from reparamkit.recipe import Match, load_recipe
-from reparamkit.recipe_pattern import MAX_NAME, check_pattern, fits
+from reparamkit.recipe.pattern import MAX_NAME, check_pattern, fits
 
 
 def match(**keys: Any) -> Match:

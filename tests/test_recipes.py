@@ -23,7 +23,7 @@ from reparamkit.recipe import (
     recipe_schema,
     shipped_recipes,
 )
-from reparamkit.recipe_file import read_text
+from reparamkit.recipe.file import read_text
 
 FOLDER = Path(reparamkit.__file__).parent.parent / "recipes"
 NAMES = [

@@ -1,0 +1,168 @@
+"""What the tests of conversions share: random numbers in every layer, exact comparison, proof of an untouched model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import reparamkit
+from reparamkit import Report
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+RTOL = 1e-9
+IMAGES = ((1, 4, 7, 7), (2, 4, 8, 5), (2, 4, 6, 9))
+Shape = tuple[int, ...]
+
+
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random statistics, scales of both signs and shifts in every normalisation, random weights elsewhere; eval mode.
+
+    A fresh batch norm is nearly the identity: a fold that forgets it would pass every comparison.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def fill(tensor: Any, low: float, high: float) -> None:
+        if isinstance(tensor, Tensor):
+            drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * (high - low) + low
+            tensor.copy_(drawn)
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(getattr(module, "running_var", None), Tensor):
+                fill(module.running_mean, -1, 1)
+                fill(module.running_var, 0.5, 1.5)
+                fill(module.weight, 0.5, 1.5)
+                fill(module.bias, -1, 1)
+                if isinstance(module.weight, Tensor):
+                    module.weight[::2] *= -1
+                continue
+            for parameter in module.parameters(recurse=False):
+                fill(parameter, -0.5, 0.5)
+    return model.eval()
+
+
+def counts(model: nn.Module) -> tuple[int, int]:
+    """How many convolutions (linear layers included) and normalisations there are."""
+    modules = list(model.modules())
+    convs = sum(isinstance(m, (*CONVS, nn.Linear)) for m in modules)
+    return convs, sum(isinstance(m, NORMS) for m in modules)
+
+
+def gap(wanted: Any, got: Any) -> float:
+    """Largest difference of two outputs relative to the largest magnitude; infinite when they are built differently."""
+    if isinstance(wanted, Tensor) and isinstance(got, Tensor):
+        if wanted.shape != got.shape or wanted.dtype != got.dtype:
+            return float("inf")
+        if wanted.numel() == 0:
+            return 0.0
+        return float((wanted - got).abs().max() / wanted.abs().max().clamp_min(1e-12))
+    if isinstance(wanted, dict) and isinstance(got, dict) and list(wanted) == list(got):
+        return max(gap(wanted[k], got[k]) for k in wanted)
+    if isinstance(wanted, (list, tuple)) and type(wanted) is type(got) and len(wanted) == len(got):
+        return max(gap(a, b) for a, b in zip(wanted, got, strict=True))
+    return 0.0 if wanted == got else float("inf")
+
+
+def inputs(shape: Shape, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+    """A random input from a generator of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def assert_same(model: nn.Module, converted: nn.Module, *shapes: Shape, rtol: float = RTOL) -> None:
+    """Both compute the same in float64 on random inputs of `shapes` (images of 4 channels by default).
+
+    Both models must be in float64 already: weights that were rounded to float32 cannot agree that well.
+    """
+    for seed, shape in enumerate(shapes or IMAGES):
+        x = inputs(shape, seed)
+        with torch.no_grad():
+            wanted, got = model(x.clone()), converted(x.clone())
+        error = gap(wanted, got)
+        assert error <= rtol, f"relative error {error:.3g} on {shape}\n{converted}"
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """Everything about a model, and about torch, that looking at it must not change."""
+    modules = list(model.named_modules(remove_duplicate=False))
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {
+        "state": {k: v.clone() for k, v in model.state_dict().items() if isinstance(v, Tensor)},
+        "keys": list(model.state_dict()),
+        "tensors": [(n, id(t), t._version if not t.is_inference() else 0) for n, t in tensors],
+        "modules": [(n, id(m), type(m), m.training) for n, m in modules],
+        "attributes": [(n, sorted(m.__dict__), [id(c) for c in m._modules.values()]) for n, m in modules],
+        "hooks": [(n, k, list(v)) for n, m in modules for k, v in m.__dict__.items() if k.endswith("_hooks")],
+        "requires_grad": [(n, t.requires_grad) for n, t in tensors],
+        "rng": torch.get_rng_state(),
+        "dtype": torch.get_default_dtype(),
+    }
+
+
+def assert_untouched(model: nn.Module, before: dict[str, Any]) -> None:
+    """The model and torch's global state are bit for bit what `snapshot` saw."""
+    after = snapshot(model)
+    for key in ("keys", "tensors", "modules", "attributes", "hooks", "requires_grad", "dtype"):
+        assert after[key] == before[key], key
+    assert torch.equal(after["rng"], before["rng"]), "the global random state moved"
+    for name, tensor in before["state"].items():
+        assert torch.equal(after["state"][name].nan_to_num(), tensor.nan_to_num()), name
+
+
+def convert(model: nn.Module, *shapes: Shape, seed: int = 0, **options: Any) -> tuple[nn.Module, Report]:
+    """Convert a copy of `model` in float64 with random numbers; exact, and the model untouched, whatever was merged."""
+    randomize(model, seed).double()
+    return convert_as_is(model, *shapes, **options)
+
+
+def convert_as_is(model: nn.Module, *shapes: Shape, **options: Any) -> tuple[nn.Module, Report]:
+    """`convert` for a model that already has the numbers it should have."""
+    before = snapshot(model)
+    converted, report = reparamkit.apply(model, return_report=True, **options)
+    assert_untouched(model, before)
+    original = copy.deepcopy(model)
+    assert_same(original, converted, *shapes)
+    return converted, report
+
+
+def codes(report: Report) -> set[str]:
+    """The codes of everything refused."""
+    return {r.code for r in (*report.refused, *report.untraceable)}
+
+
+def places(report: Report, code: str) -> list[str]:
+    """Where `code` was given as the reason."""
+    return [r.where for r in (*report.refused, *report.untraceable) if r.code == code]
+
+
+def conv_bn(*args: Any, nd: int = 2, **options: Any) -> list[nn.Module]:
+    """A convolution (arguments of `nn.ConvNd`) and the batch norm behind it."""
+    conv: Any = getattr(nn, f"Conv{nd}d")(*args, **options)
+    return [conv, getattr(nn, f"BatchNorm{nd}d")(conv.out_channels)]
+
+
+class Fn(nn.Module):
+    """A module whose forward is `run(self, x)`, with `children` as its attributes; for one-line models in tests."""
+
+    def __init__(self, run: Any, **children: Any) -> None:
+        super().__init__()
+        for name, child in children.items():
+            setattr(self, name, child)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
+
+
+def branches(*modules: nn.Module) -> Fn:
+    """The sum of `modules`."""
+    return Fn(lambda m, x: sum(f(x) for f in m.all), all=nn.ModuleList(modules))
+
+
+def merged_rules(report: Report) -> set[str]:
+    """Ids of all rules that were used."""
+    return {rule for merge in report.merged for rule in merge.rules}
