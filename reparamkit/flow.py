@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from torch import fx
 
-    from torch import fx, nn
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import nn
 
     from reparamkit.errors import Refusal
     from reparamkit.merge import Term
@@ -144,3 +146,22 @@ class Flow:
     frames: dict[str, Frame] = field(default_factory=dict)
     values: list[Value] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+
+
+def mapped(tree: Any, read: Callable[[fx.Node], Any]) -> Any:
+    """`tree` with every node replaced by what it stands for."""
+    if isinstance(tree, fx.Node):
+        return read(tree)
+    if isinstance(tree, (tuple, list)):
+        return (tuple if isinstance(tree, tuple) else list)(mapped(item, read) for item in tree)
+    if isinstance(tree, slice):
+        return slice(mapped(tree.start, read), mapped(tree.stop, read), mapped(tree.step, read))
+    return {k: mapped(v, read) for k, v in tree.items()} if isinstance(tree, dict) else tree
+
+
+def tensor_of(module: nn.Module, name: str) -> Any:
+    """The parameter, buffer or other tensor of `module` with this dotted name."""
+    if "." not in name:
+        return getattr(module, name)
+    owner, _, attribute = name.rpartition(".")
+    return getattr(module.get_submodule(owner), attribute)

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from reparamkit.chain import nearest_common, path_term, sum_term
 from reparamkit.errors import Refusal
 from reparamkit.facts import CONV_RANKS, RANKED, rank_of_call, rank_of_module
-from reparamkit.flow import Flow, Frame, Stacked, Value
+from reparamkit.flow import Flow, Frame, Stacked, Value, mapped, tensor_of
 from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.merge import Algebra, Like, Term
 from reparamkit.operators import Conv, ConvTranspose, Operator, Stencil
@@ -47,6 +47,8 @@ class Lifter:
         self.registry = registry
         self.algebra = algebra
         self.inlined: set[str] = set()
+        # Blocks that are alike share one graph: what its nodes call is looked up once.
+        self._calls: dict[fx.Node, tuple[Any, Lift | None, bool]] = {}
 
     def flows(self) -> Iterable[Flow]:
         """A flow for every module that is not part of another flow, parents first."""
@@ -203,18 +205,22 @@ class Lifter:
     def _call(self, flow: Flow, frame: Frame, node: fx.Node) -> Value:
         inputs = _inputs(frame, node)
         value = _new(flow, frame.path, node, inputs)
+        about = self._calls.get(node)
+        if about is None:
+            target = f".{node.target}" if node.op == "call_method" else node.target
+            about = self._calls[node] = (target, self.registry.call_lift(target), mutates(node))
+        target, lift, value.mutates = about
         value.meta = _is_meta(node, inputs)
-        value.mutates = mutates(node)
         if value.meta:
             return value
-        target = f".{node.target}" if node.op == "call_method" else node.target
-        args, kwargs = self._arguments(frame, node)
         value.rank = rank_of_call(node.target, node.args, node.kwargs, [v.rank for v in inputs if not v.meta])
+        if lift is None and target is not torch.stack:
+            return value
+        args, kwargs = self._arguments(frame, node)
         if target is torch.stack:
             bound = Call(args, kwargs, _is_value).bind("tensors", dim=0)
             if isinstance(bound["tensors"], (list, tuple)) and all(map(_is_value, bound["tensors"])):
                 value.stacked = Stacked(tuple(bound["tensors"]), bound["dim"])
-        lift = self.registry.call_lift(target)
         if lift is None:
             return value
         if not self.algebra.enabled(lift.rule):
@@ -247,25 +253,9 @@ class Lifter:
             if n.op != "get_attr":
                 return frame.values[n]
             constant = frame.traced.constants.get(str(n.target))
-            return constant if constant is not None else _tensor(frame.module, str(n.target))
+            return constant if constant is not None else tensor_of(frame.module, str(n.target))
 
-        return _mapped(node.args, read), {k: _mapped(v, read) for k, v in node.kwargs.items()}
-
-
-def _mapped(tree: Any, read: Callable[[fx.Node], Any]) -> Any:
-    """`tree` with every node replaced by what it stands for."""
-    if isinstance(tree, fx.Node):
-        return read(tree)
-    if isinstance(tree, (tuple, list)):
-        return (tuple if isinstance(tree, tuple) else list)(_mapped(item, read) for item in tree)
-    if isinstance(tree, slice):
-        return slice(_mapped(tree.start, read), _mapped(tree.stop, read), _mapped(tree.step, read))
-    return {k: _mapped(v, read) for k, v in tree.items()} if isinstance(tree, dict) else tree
-
-
-def _tensor(module: nn.Module, name: str) -> Any:
-    owner, _, attribute = name.rpartition(".")
-    return getattr(module.get_submodule(owner), attribute)
+        return mapped(node.args, read), {k: mapped(v, read) for k, v in node.kwargs.items()}
 
 
 def _new(flow: Flow, path: str, node: fx.Node, inputs: list[Value] | None = None) -> Value:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from reparamkit.flow import mapped, tensor_of
+
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Frame, Value
 
@@ -169,9 +171,7 @@ def run_value(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
     frame = flow.frames[value.path]
     if value.module is not None:
         return run_module(value.module, known[value.inputs[0]])
-    args: Any
-    kwargs: Any
-    args, kwargs = fx.node.map_arg((value.node.args, value.node.kwargs), lambda n: _read(n, frame, known))
+    args, kwargs = mapped((value.node.args, value.node.kwargs), lambda n: _read(n, frame, known))
     target: Any = value.node.target
     if value.mutates and args:
         args = (args[0].clone(), *args[1:])
@@ -188,8 +188,7 @@ def _read(node: fx.Node, frame: Frame, known: dict[Value, Tensor]) -> Any:
         return _known(frame.values[node], known)
     constant = frame.traced.constants.get(str(node.target))
     if constant is None:
-        owner, _, attribute = str(node.target).rpartition(".")
-        constant = getattr(frame.module.get_submodule(owner), attribute)
+        constant = tensor_of(frame.module, str(node.target))
     return constant.detach().double() if constant.is_floating_point() else constant
 
 

@@ -249,9 +249,9 @@ def _proxies(tree: Any) -> list[Proxy]:
     """All proxies in nested containers."""
     if isinstance(tree, Proxy):
         return [tree]
-    parts = tree.values() if type(tree) in (dict, collections.OrderedDict) else tree
-    if type(tree) not in (*_FILLABLE, tuple):
+    if type(tree) not in _NESTED or not tree:
         return []
+    parts = tree.values() if type(tree) in (dict, collections.OrderedDict) else tree
     return [p for part in parts for p in _proxies(part)]
 
 
@@ -339,6 +339,7 @@ class _TwinTracer(TracerBase):
 
 _REGISTRIES = ("_parameters", "_buffers")
 _SKIPPED = (*_REGISTRIES, "_modules")
+_NESTED = frozenset({dict, collections.OrderedDict, list, set, collections.deque, tuple})
 _FILLABLE = (dict, collections.OrderedDict, list, set, collections.deque)
 
 
@@ -431,7 +432,7 @@ def trace(module: nn.Module, storages: frozenset[int], memory: Memory | None = N
         return Refusal("RK604", _reason(error))
     reads_training = bool(_state(twin).get("_twin_reads_training"))
     reads, ran = frozenset(tracer.reads), frozenset(tracer.ran)
-    stored = frozenset(p.node for t in tracer.twins for p in _proxies(list(_state(t).values())))
+    stored = frozenset(p.node for t in tracer.twins for v in _state(t).values() for p in _proxies(v))
     constants = {name: tensor.detach() for name, tensor in tracer.constants.items()}
     made = Traced(tracer.graph, constants, fixed, reads_training, reads, ran, stored, tracer.switches_grad)
     if memory is not None and not ran:

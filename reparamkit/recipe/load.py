@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,7 +47,9 @@ def load_recipe(
         if spec.extends is None:
             return spec
         spec = spec.model_dump(by_alias=True, exclude_unset=True)
-    return _complete(_open("auto" if spec is None else spec, folders))
+    if spec is None:
+        return _shipped("auto")
+    return _complete(_open(spec, folders))
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,12 @@ class _Source:
     document: Document
     folder: Path | None
     identity: str
+
+
+@cache
+def _shipped(name: str) -> Recipe:
+    """A shipped recipe never changes, and recipes are frozen: each is read once."""
+    return _complete(_open_shipped(name))
 
 
 def _open(spec: object, folders: Folders) -> _Source:
