@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from reparamkit.chain import nearest_common, path_term, sum_term
 from reparamkit.errors import Refusal
 from reparamkit.facts import CONV_RANKS, RANKED, rank_of_call, rank_of_module
 from reparamkit.flow import Flow, Frame, Stacked, Value, mapped, tensor_of
 from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
-from reparamkit.merge import Algebra, Like, Term
-from reparamkit.operators import Conv, ConvTranspose, Operator, Stencil
+from reparamkit.link import like_of, link, link_cat, link_sum
+from reparamkit.merge import Algebra, Term
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Through
 from reparamkit.rules import no_op
@@ -187,8 +185,8 @@ class Lifter:
         if isinstance(op, Refusal):
             value.refusal = op.at(path)
             return value
-        like = _like_of([*module.parameters(), *module.buffers()], op, lift)
-        _link(value, inputs[0], Term(op, frozenset([lift.rule]), like))
+        like = like_of([*module.parameters(), *module.buffers()], op, lift)
+        link(value, inputs[0], Term(op, frozenset([lift.rule]), like))
         if value.split is None:
             return value
         rest = _new(flow, frame.path, node, [value])
@@ -238,13 +236,13 @@ class Lifter:
         if isinstance(made, Refusal):
             value.refusal = made.at(value.where)
         elif isinstance(made, Through):
-            like = _like_of(constants, made.op, lift, frame.module)
-            _link(value, made.value, Term(made.op, rules, like))
+            like = like_of(constants, made.op, lift, frame.module)
+            link(value, made.value, Term(made.op, rules, like))
         elif isinstance(made, Sum):
             value.terms = made.terms
-            _link_sum(value, self.algebra, rules)
+            link_sum(value, self.algebra, rules)
         elif isinstance(made, Cat):
-            _link_cat(value, made, self.algebra, rules)
+            link_cat(value, made, self.algebra, rules)
 
     def _arguments(self, frame: Frame, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The node's arguments: values for what flows, tensors for parameters and constants."""
@@ -331,72 +329,3 @@ def _guarded(lift: Lift, run: Callable[[], Any]) -> Any:
         return run()
     except Exception as error:  # rules may come from plugins; whatever they raise, the block is left alone
         return Refusal("RK804", f"{lift.rule} ({lift.origin}): {type(error).__name__}: {error}")
-
-
-def _like_of(tensors: Iterable[Tensor], op: Operator, lift: Lift, owner: nn.Module | None = None) -> Like | None:
-    found = [t for t in tensors if isinstance(t, Tensor) and t.is_floating_point()]
-    if not found:
-        return None
-    main = max(found, key=lambda t: (t.ndim, t.numel()))
-    computed = not isinstance(main, nn.Parameter) and owner is not None
-    sources = [*found, *owner.parameters(recurse=False)] if computed and owner is not None else found
-    grads = [t.requires_grad for t in sources]
-    wide = [t.requires_grad for t in sources if t.ndim > 1]
-    kernel = isinstance(op, (Conv, ConvTranspose))
-    last = main.ndim == 4 and not main.is_contiguous() and main.is_contiguous(memory_format=torch.channels_last)
-    return Like(
-        main.dtype,
-        main.device,
-        weight_grad=any(wide) if kernel and wide else any(grads),
-        bias_grad=any(grads) if not kernel else any(t.requires_grad for t in found if t.ndim == 1),
-        channels_last=last,
-        decides=not lift.keeps_dtype and main.ndim > 0,
-    )
-
-
-def _link(value: Value, source: Value, term: Term) -> None:
-    value.source, value.term = source, term
-    value.density = source.density * _positions(term)
-    if value.rank is None:
-        nd = term.op.nd
-        value.rank = nd + 2 if nd else source.rank
-
-
-def _positions(term: Term) -> float:
-    op = term.op.one if isinstance(term.op, Stencil) else term.op
-    if isinstance(op, ConvTranspose):
-        return float(prod(op.stride))
-    return 1.0 / prod(op.stride) if isinstance(op, Conv) else 1.0
-
-
-def _link_sum(value: Value, algebra: Algebra, rules: frozenset[str]) -> None:
-    made = sum_term(value.terms, algebra)
-    if isinstance(made, Refusal):
-        value.refusal = made.at(value.where)
-        return
-    source, term = made
-    _link(value, source, Term(term.op, term.rules | rules, term.like))
-
-
-def _link_cat(value: Value, cat: Cat, algebra: Algebra, rules: frozenset[str]) -> None:
-    value.stacks = cat.values
-    source = nearest_common(list(cat.values))
-    if source is None:
-        value.refusal = Refusal("RK318", "the stacked values have no common source", value.where)
-        return
-    terms = [path_term(v, source, algebra) for v in cat.values]
-    refused = next((t for t in terms if isinstance(t, Refusal)), None)
-    made = refused or algebra.concat([t for t in terms if isinstance(t, Term)])
-    if isinstance(made, Term) and cat.dim not in _channel_axes(made.op):
-        made = Refusal("RK331", f"a concatenation along axis {cat.dim}")
-    if isinstance(made, Refusal):
-        value.refusal = made.at(value.where)
-        return
-    _link(value, source, Term(made.op, made.rules | rules, made.like))
-
-
-def _channel_axes(op: Operator) -> tuple[int, ...]:
-    nd = getattr(op, "nd", None)
-    if nd is None:
-        return ()
-    return (-1,) if nd == 0 else (1, -1 - nd)

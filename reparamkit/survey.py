@@ -14,7 +14,8 @@ from reparamkit.arguments import arguments
 from reparamkit.bypass import bypassed
 from reparamkit.errors import ModelError, Refusal
 from reparamkit.reuse import Memory
-from reparamkit.trace import Traced, modules_under, storages_of, trace
+from reparamkit.trace import Traced, modules_under, trace
+from reparamkit.watch import storages_of
 
 if TYPE_CHECKING:
     from reparamkit.registry import Registry

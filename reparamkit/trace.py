@@ -14,8 +14,6 @@ from __future__ import annotations
 import collections
 import inspect
 import linecache
-import operator
-import threading
 import traceback
 import types
 from dataclasses import dataclass
@@ -26,16 +24,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Proxy, Scope, TracerBase
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from reparamkit.errors import Refusal
-from reparamkit.reuse import Log, Memory, logging_attributes
+from reparamkit.reuse import Log, Memory
+from reparamkit.twin import (
+    FILLABLE,
+    REGISTRIES,
+    SKIPPED,
+    Children,
+    Tensors,
+    TwinProxy,
+    own,
+    proxies_in,
+    recording_class,
+    root_class,
+    state_of,
+)
+from reparamkit.watch import Untraceable, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-_HERE = Path(__file__).name
-_INPLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -63,208 +73,6 @@ class Traced:
     switches_grad: bool
 
 
-class _Untraceable(Exception):
-    pass
-
-
-class _TwinProxy(Proxy):
-    """A proxy that records augmented assignment as what it is: a change of the operand."""
-
-    def __setitem__(self, key: object, value: object) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
-
-
-def _record_inplace(name: str) -> Callable[[_TwinProxy, object], Proxy]:
-    target = getattr(operator, name)
-
-    def record(self: _TwinProxy, other: object) -> Proxy:
-        return self.tracer.create_proxy("call_function", target, (self, other), {})
-
-    return record
-
-
-for _name in _INPLACE:
-    setattr(_TwinProxy, f"__{_name}__", _record_inplace(_name))
-
-
-class _Children(dict[str, Any]):
-    """The `_modules` of a twin: children become twins when they are looked at."""
-
-    def __init__(
-        self,
-        modules: dict[str, nn.Module | None],
-        make: Callable[[str, nn.Module], nn.Module],
-        note: Callable[[str, Any], None],
-    ) -> None:
-        super().__init__(modules)
-        self._make = make
-        self._note = note
-        self._twins: dict[str, nn.Module] = {}
-
-    def __iter__(self) -> Iterator[str]:
-        self._note("()", tuple(self.keys()))
-        return super().__iter__()
-
-    def __len__(self) -> int:
-        self._note("()", tuple(self.keys()))
-        return super().__len__()
-
-    def __getitem__(self, name: str) -> nn.Module | None:
-        child = super().__getitem__(name)
-        if child is None or name in self._twins:
-            return self._twins.get(name)
-        self._note(name, child)
-        self._twins[name] = self._make(name, child)
-        return self._twins[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default  # noqa: SIM401 - that would be this method
-
-    def values(self) -> Any:
-        return [self[name] for name in self]
-
-    def items(self) -> Any:
-        return [(name, self[name]) for name in self]
-
-
-class _Tensors(dict[str, Any]):
-    """The `_parameters` or `_buffers` of a twin: notes which of them are looked at."""
-
-    def __init__(
-        self, tensors: dict[str, Any], prefix: str, reads: dict[str, Any], note: Callable[[str, Any], None]
-    ) -> None:
-        super().__init__(tensors)
-        self._prefix = prefix
-        self._reads = reads
-        self._note = note
-
-    def __getitem__(self, name: str) -> Any:
-        tensor = super().__getitem__(name)
-        self._reads[self._prefix + name] = tensor
-        self._note(name, tensor)
-        return tensor
-
-    def items(self) -> Any:
-        return [(name, self[name]) for name in self]
-
-    def values(self) -> Any:
-        return [self[name] for name in self]
-
-
-class _Watch(TorchDispatchMode):
-    """Stops a forward that would change the user's tensors or draw random numbers while it is traced."""
-
-    def __init__(self, storages: frozenset[int], log: Log) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.storages = storages
-        self.log = log
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.log.comparable = False
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            raise _Untraceable(f"draws random numbers ({func})")
-        if func._schema.is_mutable:
-            for position, argument in enumerate(func._schema.arguments):
-                value = args[position] if position < len(args) else (kwargs or {}).get(argument.name)
-                changed = argument.alias_info is not None and argument.alias_info.is_write
-                if changed and isinstance(value, Tensor) and _storage(value) in self.storages:
-                    raise _Untraceable(f"changes a parameter or buffer in place ({func})")
-        return func(*args, **(kwargs or {}))
-
-
-def _storage(tensor: Tensor) -> int:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):  # sparse, fake and wrapper tensors have none
-        return id(tensor)
-
-
-def storages_of(model: nn.Module) -> frozenset[int]:
-    """Identities of all storages the parameters and buffers of `model` live in."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return frozenset(_storage(t) for t in tensors)
-
-
-_recording: dict[type, type] = {}
-_rooted: dict[type, type] = {}
-_lock = threading.Lock()
-
-
-def _recorded(self: Any, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    if not _has_proxy((args, kwargs)):
-        self._twin_tracer.ran.add(self._twin_path)
-        return run(self, *args, **kwargs)
-    return self._twin_tracer.create_proxy("call_module", self._twin_path, args, kwargs)
-
-
-def _recording_class(cls: type) -> type:
-    """A subclass of `cls` whose call is recorded; called on real tensors alone, it runs."""
-    with _lock:
-        if cls not in _recording:
-            names = {
-                "__call__": lambda self, *args, **kwargs: _recorded(self, cls.__call__, args, kwargs),
-                "forward": lambda self, *args, **kwargs: _recorded(self, cls.forward, args, kwargs),  # type: ignore[attr-defined]
-                "__module__": cls.__module__,
-                "__qualname__": cls.__qualname__,
-                "_twin_of": cls,
-                **logging_attributes(cls),
-            }
-            _recording[cls] = type(cls.__name__, (cls,), names)
-        return _recording[cls]
-
-
-def _root_class(cls: type) -> type:
-    """A subclass of `cls` that notes when its forward looks at ``self.training``."""
-
-    def training(self: Any) -> bool:
-        _state(self)["_twin_reads_training"] = True
-        return False
-
-    with _lock:
-        if cls not in _rooted:
-            names = {
-                "training": property(training, lambda self, value: None),
-                "__module__": cls.__module__,
-                "__qualname__": cls.__qualname__,
-                **logging_attributes(cls),
-            }
-            _rooted[cls] = type(cls.__name__, (cls,), names)
-        return _rooted[cls]
-
-
-def _state(module: Any) -> dict[str, Any]:
-    """The attributes of a twin, read past its log."""
-    return object.__getattribute__(module, "__dict__")  # type: ignore[no-any-return]
-
-
-def _has_proxy(tree: Any) -> bool:
-    if isinstance(tree, Proxy):
-        return True
-    if isinstance(tree, dict):
-        return any(_has_proxy(v) for v in tree.values())
-    return isinstance(tree, (list, tuple)) and any(_has_proxy(v) for v in tree)
-
-
-def _proxies(tree: Any) -> list[Proxy]:
-    """All proxies in nested containers."""
-    if isinstance(tree, Proxy):
-        return [tree]
-    if type(tree) not in _NESTED or not tree:
-        return []
-    parts = tree.values() if type(tree) in (dict, collections.OrderedDict) else tree
-    return [p for part in parts for p in _proxies(part)]
-
-
-def _own(value: Any) -> Any:
-    """A container of its own for the twin, so that a forward cannot fill the user's caches with proxies."""
-    kind = type(value)
-    if kind in (dict, collections.OrderedDict):
-        return kind((k, _own(v)) for k, v in value.items())
-    if kind in (list, set, collections.deque):
-        return kind(_own(v) for v in value)
-    return value
-
-
 class _TwinTracer(TracerBase):
     trace_asserts = True
 
@@ -283,12 +91,12 @@ class _TwinTracer(TracerBase):
         self.twins: list[Any] = []
 
     def proxy(self, node: fx.Node) -> Proxy:
-        return _TwinProxy(node, self)
+        return TwinProxy(node, self)
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
         grad, autocast = _ambient()
         if autocast != self.mode[1]:
-            raise _Untraceable("enters an autocast context")
+            raise Untraceable("enters an autocast context")
         self.switches_grad |= grad != self.mode[0]
         return super().create_node(kind, *args, **kwargs)
 
@@ -296,7 +104,7 @@ class _TwinTracer(TracerBase):
         if isinstance(a, Tensor):
             return self.create_node("get_attr", self._name(a), (), {})
         if isinstance(a, nn.Module):
-            raise _Untraceable(f"passes a module ({type(a).__name__}) as an argument")
+            raise Untraceable(f"passes a module ({type(a).__name__}) as an argument")
         return super().create_arg(a)
 
     def _name(self, tensor: Tensor) -> str:
@@ -310,16 +118,16 @@ class _TwinTracer(TracerBase):
 
     def twin(self, module: nn.Module, path: str) -> nn.Module:
         root = path == ""
-        cls = _root_class(type(module)) if root else _recording_class(type(module))
+        cls = root_class(type(module)) if root else recording_class(type(module))
         copy: nn.Module = object.__new__(cls)
         state = dict(module.__dict__)
         for name, value in module.__dict__.items():
-            if type(value) in _FILLABLE and name not in _SKIPPED and not name.endswith("_hooks"):
-                state[name] = _own(value)
+            if type(value) in FILLABLE and name not in SKIPPED and not name.endswith("_hooks"):
+                state[name] = own(value)
         prefix = "" if root else f"{path}."
         note = partial(self.log.note, path)
-        state.update({k: _Tensors(module.__dict__[k], prefix, self.reads, note) for k in _REGISTRIES})
-        state["_modules"] = _Children(
+        state.update({k: Tensors(module.__dict__[k], prefix, self.reads, note) for k in REGISTRIES})
+        state["_modules"] = Children(
             module.__dict__["_modules"], lambda name, child: self.twin(child, prefix + name), note
         )
         if "__getattribute__" not in vars(cls):
@@ -332,15 +140,9 @@ class _TwinTracer(TracerBase):
             state["_twin_tracer"] = self
         if forward is not None and root:
             state["forward"] = types.MethodType(getattr(forward, "__func__", forward), copy)
-        _state(copy).update(state)
+        state_of(copy).update(state)
         self.twins.append(copy)
         return copy
-
-
-_REGISTRIES = ("_parameters", "_buffers")
-_SKIPPED = (*_REGISTRIES, "_modules")
-_NESTED = frozenset({dict, collections.OrderedDict, list, set, collections.deque, tuple})
-_FILLABLE = (dict, collections.OrderedDict, list, set, collections.deque)
 
 
 def _ambient() -> tuple[tuple[bool, ...], tuple[bool, ...]]:
@@ -379,7 +181,7 @@ def _plain(default: Any) -> Any:
         return default
     if isinstance(default, tuple) and all(d is None or isinstance(d, (bool, int, float, str)) for d in default):
         return default
-    raise _Untraceable(f"has a default argument of type {type(default).__name__}")
+    raise Untraceable(f"has a default argument of type {type(default).__name__}")
 
 
 def parameters_of(forward: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -419,7 +221,7 @@ def trace(module: nn.Module, storages: frozenset[int], memory: Memory | None = N
         return known  # type: ignore[no-any-return]
     tracer = _TwinTracer(module)
     try:
-        with torch.enable_grad(), _Watch(storages, tracer.log):
+        with torch.enable_grad(), Watch(storages, tracer.log):
             tracer.mode = _ambient()
             twin = tracer.twin(module, "")
             call = twin.forward
@@ -430,9 +232,9 @@ def trace(module: nn.Module, storages: frozenset[int], memory: Memory | None = N
         return Refusal("RK604", "nested too deeply for Python's recursion limit")
     except Exception as error:  # whatever a user's forward raises on a proxy is the reason it cannot be traced
         return Refusal("RK604", _reason(error))
-    reads_training = bool(_state(twin).get("_twin_reads_training"))
+    reads_training = bool(state_of(twin).get("_twin_reads_training"))
     reads, ran = frozenset(tracer.reads), frozenset(tracer.ran)
-    stored = frozenset(p.node for t in tracer.twins for v in _state(t).values() for p in _proxies(v))
+    stored = frozenset(p.node for t in tracer.twins for v in state_of(t).values() for p in proxies_in(v))
     constants = {name: tensor.detach() for name, tensor in tracer.constants.items()}
     made = Traced(tracer.graph, constants, fixed, reads_training, reads, ran, stored, tracer.switches_grad)
     if memory is not None and not ran:
@@ -451,7 +253,7 @@ def _place(error: Exception) -> str:
     frames: Iterable[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
     for frame in reversed(list(frames)):
         parts = Path(frame.filename).parts
-        if "torch" in parts or parts[-1:] == (_HERE,):
+        if "torch" in parts or Path(frame.filename).parent == _HERE:
             continue
         line = linecache.getline(frame.filename, frame.lineno or 0).strip()
         return f"{'/'.join(parts[-2:])}:{frame.lineno} `{line}`"

@@ -1,0 +1,190 @@
+"""The recording twin: a shallow copy of a module on which its forward can run without touching the module.
+
+Its children are of a subclass that records a call instead of running it; its parameters are the module's own tensors;
+whatever the forward stores lands on the twin. Everything its code looks at goes into a `Log`.
+"""
+
+from __future__ import annotations
+
+import collections
+import operator
+import threading
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.fx.proxy import Proxy
+
+from reparamkit.reuse import logging_attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_INPLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
+REGISTRIES = ("_parameters", "_buffers")
+SKIPPED = (*REGISTRIES, "_modules")
+_NESTED = frozenset({dict, collections.OrderedDict, list, set, collections.deque, tuple})
+FILLABLE = (dict, collections.OrderedDict, list, set, collections.deque)
+
+
+class TwinProxy(Proxy):
+    """A proxy that records augmented assignment as what it is: a change of the operand."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+
+def _record_inplace(name: str) -> Callable[[TwinProxy, object], Proxy]:
+    target = getattr(operator, name)
+
+    def record(self: TwinProxy, other: object) -> Proxy:
+        return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    return record
+
+
+for _name in _INPLACE:
+    setattr(TwinProxy, f"__{_name}__", _record_inplace(_name))
+
+
+class Children(dict[str, Any]):
+    """The `_modules` of a twin: children become twins when they are looked at."""
+
+    def __init__(
+        self,
+        modules: dict[str, nn.Module | None],
+        make: Callable[[str, nn.Module], nn.Module],
+        note: Callable[[str, Any], None],
+    ) -> None:
+        super().__init__(modules)
+        self._make = make
+        self._note = note
+        self._twins: dict[str, nn.Module] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        self._note("()", tuple(self.keys()))
+        return super().__iter__()
+
+    def __len__(self) -> int:
+        self._note("()", tuple(self.keys()))
+        return super().__len__()
+
+    def __getitem__(self, name: str) -> nn.Module | None:
+        child = super().__getitem__(name)
+        if child is None or name in self._twins:
+            return self._twins.get(name)
+        self._note(name, child)
+        self._twins[name] = self._make(name, child)
+        return self._twins[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401 - that would be this method
+
+    def values(self) -> Any:
+        return [self[name] for name in self]
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
+
+
+class Tensors(dict[str, Any]):
+    """The `_parameters` or `_buffers` of a twin: notes which of them are looked at."""
+
+    def __init__(
+        self, tensors: dict[str, Any], prefix: str, reads: dict[str, Any], note: Callable[[str, Any], None]
+    ) -> None:
+        super().__init__(tensors)
+        self._prefix = prefix
+        self._reads = reads
+        self._note = note
+
+    def __getitem__(self, name: str) -> Any:
+        tensor = super().__getitem__(name)
+        self._reads[self._prefix + name] = tensor
+        self._note(name, tensor)
+        return tensor
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
+
+    def values(self) -> Any:
+        return [self[name] for name in self]
+
+
+_recording: dict[type, type] = {}
+_rooted: dict[type, type] = {}
+_lock = threading.Lock()
+
+
+def _recorded(self: Any, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    if not _has_proxy((args, kwargs)):
+        self._twin_tracer.ran.add(self._twin_path)
+        return run(self, *args, **kwargs)
+    return self._twin_tracer.create_proxy("call_module", self._twin_path, args, kwargs)
+
+
+def recording_class(cls: type) -> type:
+    """A subclass of `cls` whose call is recorded; called on real tensors alone, it runs."""
+    with _lock:
+        if cls not in _recording:
+            names = {
+                "__call__": lambda self, *args, **kwargs: _recorded(self, cls.__call__, args, kwargs),
+                "forward": lambda self, *args, **kwargs: _recorded(self, cls.forward, args, kwargs),  # type: ignore[attr-defined]
+                "__module__": cls.__module__,
+                "__qualname__": cls.__qualname__,
+                "_twin_of": cls,
+                **logging_attributes(cls),
+            }
+            _recording[cls] = type(cls.__name__, (cls,), names)
+        return _recording[cls]
+
+
+def root_class(cls: type) -> type:
+    """A subclass of `cls` that notes when its forward looks at ``self.training``."""
+
+    def training(self: Any) -> bool:
+        state_of(self)["_twin_reads_training"] = True
+        return False
+
+    with _lock:
+        if cls not in _rooted:
+            names = {
+                "training": property(training, lambda self, value: None),
+                "__module__": cls.__module__,
+                "__qualname__": cls.__qualname__,
+                **logging_attributes(cls),
+            }
+            _rooted[cls] = type(cls.__name__, (cls,), names)
+        return _rooted[cls]
+
+
+def state_of(module: Any) -> dict[str, Any]:
+    """The attributes of a twin, read past its log."""
+    return object.__getattribute__(module, "__dict__")  # type: ignore[no-any-return]
+
+
+def _has_proxy(tree: Any) -> bool:
+    if isinstance(tree, Proxy):
+        return True
+    if isinstance(tree, dict):
+        return any(_has_proxy(v) for v in tree.values())
+    return isinstance(tree, (list, tuple)) and any(_has_proxy(v) for v in tree)
+
+
+def proxies_in(tree: Any) -> list[Proxy]:
+    """All proxies in nested containers."""
+    if isinstance(tree, Proxy):
+        return [tree]
+    if type(tree) not in _NESTED or not tree:
+        return []
+    parts = tree.values() if type(tree) in (dict, collections.OrderedDict) else tree
+    return [p for part in parts for p in proxies_in(part)]
+
+
+def own(value: Any) -> Any:
+    """A container of its own for the twin, so that a forward cannot fill the user's caches with proxies."""
+    kind = type(value)
+    if kind in (dict, collections.OrderedDict):
+        return kind((k, own(v)) for k, v in value.items())
+    if kind in (list, set, collections.deque):
+        return kind(own(v) for v in value)
+    return value
