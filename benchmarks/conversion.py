@@ -156,7 +156,13 @@ def measure_memory(name: str, runs: int) -> dict[str, Any]:
                 sys.exit(done.stderr)
             found[side].append(int(done.stdout.split()[-1]))
     ours, theirs = (statistics.median(found[side]) for side in ("reparamkit", "timm"))
-    return {"runs": runs, "reparamkit_bytes": ours, "timm_bytes": theirs, "ratio": ours / theirs if theirs else None}
+    return {
+        "runs": runs,
+        "reparamkit_bytes": ours,
+        "timm_bytes": theirs,
+        "ratio": ours / theirs if theirs else None,
+        "all_bytes": found,
+    }
 
 
 def show(name: str, result: dict[str, Any]) -> None:
@@ -170,8 +176,12 @@ def show(name: str, result: dict[str, Any]) -> None:
     if "memory" in result:
         row = result["memory"]
         ratio = "-" if row["ratio"] is None else f"{row['ratio']:5.2f} of timm's"
+        spread = "; ".join(
+            f"{side} {min(seen) / 2**20:.1f} to {max(seen) / 2**20:.1f}" for side, seen in row["all_bytes"].items()
+        )
         print(
-            f"{name:14} peak  {row['reparamkit_bytes'] / 2**20:9.1f} MB {row['timm_bytes'] / 2**20:9.1f} MB   {ratio}"
+            f"{name:14} peak  {row['reparamkit_bytes'] / 2**20:9.1f} MB {row['timm_bytes'] / 2**20:9.1f} MB   "
+            f"{ratio} [{spread}]"
         )
     sys.stdout.flush()
 
@@ -180,7 +190,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"default: {' '.join(MODELS)}")
     parser.add_argument("--pairs", type=int, default=9, help="pairs of timed conversions (default 9)")
-    parser.add_argument("--memory-runs", type=int, default=3, help="processes a side for the peak; 0 skips it")
+    parser.add_argument("--memory-runs", type=int, default=5, help="processes a side for the peak; 0 skips it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--peak", nargs=2, metavar=("MODEL", "SIDE"), help=argparse.SUPPRESS)
     args = parser.parse_args()

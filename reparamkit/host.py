@@ -11,6 +11,10 @@ from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import fx
+
     from reparamkit.decide import Candidate
     from reparamkit.flow import Flow, Frame, Value
     from reparamkit.survey import Survey
@@ -51,13 +55,15 @@ class Rewrite:
     Attributes:
         candidate: the region.
         frame: the module's forward.
-        target: what the merged submodule stands for in it: the end of the region, or where the region leaves the
-            module, when the rest of it is a chain of modules that step aside.
-        aside: paths of those modules.
+        source: what the merged submodule reads: where the region starts, or where it enters the module, when what
+            is in front is a chain of modules that step aside.
+        target: what it stands for: the end of the region, or where the region leaves the module, likewise.
+        aside: paths of the modules that step aside.
     """
 
     candidate: Candidate
     frame: Frame
+    source: Value
     target: Value
     aside: tuple[str, ...] = ()
 
@@ -108,12 +114,17 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
         if rest is None:
             return None
         remainders[rest[0]] = rest[1]
-    if not anchors or any(_inside(path, other) for path in (*aside, *remainders) for other in aside):
+    if not anchors or _nested([*aside, *remainders]):
         return None
     _, anchor, holder = max(anchors, key=lambda a: a[0])
     if candidate.source.unstable is not None and holder is not values[0]:
         return None
     return Swap(candidate, anchor, tuple(dict.fromkeys(a for a in aside if a != anchor)), remainders)
+
+
+def _nested(paths: list[str]) -> bool:
+    """Whether one of the modules lies in another: what becomes of the outer one would take the inner one along."""
+    return any(_inside(path, other) for path in paths for other in paths)
 
 
 def _inside(path: str, root: str) -> bool:
@@ -143,27 +154,35 @@ def _unit(value: Value, candidate: Candidate, flow: Flow) -> str | None:
 
 
 def _remainder(value: Value, candidate: Candidate, flow: Flow, survey: Survey) -> tuple[str, tuple[str, ...]] | None:
-    """The module that begins with `value` and goes on with a chain of its children."""
+    """The module that begins with `value` and goes on with a chain of its children, and with nothing else."""
     frame = flow.frames[value.path]
     if value is not candidate.target or frame.path == flow.path or not _free_to_change(frame.path, survey):
         return None
-    inside = {*candidate.values, *candidate.source.chain()}
-    names: list[str] = []
-    for node, held in frame.values.items():
-        if node.op == "placeholder" or held.meta or held in inside:
-            continue
-        if node.op != "call_module" or len(node.all_input_nodes) != 1 or len(node.args) != 1 or node.kwargs:
-            return None
-        names.append(str(node.target))
-    outputs = [n.args[0] for n in frame.traced.graph.nodes if n.op == "output"]
-    if outputs != [_last(frame)] or len(frame.inputs) != 1:
+    chain = _children_after(frame.nodes_of(value)[-1], frame)
+    if chain is None or len(frame.inputs) != 1:
         return None
-    kept = tuple(n for n in names if not isinstance(frame.module.get_submodule(n), nn.Identity))
-    return frame.path, kept
+    inside = {*candidate.values, *candidate.source.chain()}
+    others = [n for n, held in frame.values.items() if n.op != "placeholder" and not held.meta and held not in inside]
+    if set(others) - set(chain):
+        return None  # a call beside the chain would be lost
+    names = [str(node.target) for node in chain]
+    return frame.path, tuple(n for n in names if not isinstance(frame.module.get_submodule(n), nn.Identity))
 
 
-def _last(frame: Frame) -> object:
-    return next(n for n in reversed(list(frame.values)) if not frame.values[n].meta)
+def _children_after(node: fx.Node, frame: Frame) -> list[fx.Node] | None:
+    """The calls of children that lead from `node` to the output, if that is all that happens to it."""
+    chain: list[fx.Node] = []
+    while True:
+        users = [u for u in node.users if u.op == "output" or not frame.values[u].meta]
+        if len(users) != 1:
+            return None
+        user = users[0]
+        if user.op == "output":
+            return chain if user.args[0] is node else None
+        if user.op != "call_module" or user.args != (node,) or user.kwargs:
+            return None
+        chain.append(user)
+        node = user
 
 
 def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refusal:
@@ -178,21 +197,49 @@ def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refu
 
 
 def _innermost(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | None:
-    """The innermost forward that holds the source and the end of the region, modules behind it stepping aside."""
+    """The innermost forward that can hold the region, modules in front of it and behind it stepping aside."""
     best: Rewrite | None = None
-    target = candidate.target
-    aside: list[str] = []
+    for source, front in _fronts(candidate, flow, survey):
+        for target, back in _backs(candidate, flow, survey):
+            frame = _seeing(source, target, flow) if target.index > source.index else None
+            aside = _outermost([*front, *back])
+            if frame is None or any(frame.path == a or _inside(frame.path, a) for a in aside):
+                continue  # it would be written anew and stepped aside at once
+            if best is None or len(frame.path) > len(best.frame.path):
+                best = Rewrite(candidate, frame, source, target, aside)
+    return best
+
+
+def _fronts(candidate: Candidate, flow: Flow, survey: Survey) -> Iterator[tuple[Value, list[str]]]:
+    """Where the merged submodule may start: at the source, or behind modules of the region that step aside."""
+    source, aside = candidate.source, list[str]()
     while True:
-        frame = _seeing(candidate.source, target, flow)
-        if frame is not None and any(frame.path == a or _inside(frame.path, a) for a in aside):
-            frame = None  # it would be written anew and stepped aside at once
-        if frame is not None and (best is None or len(frame.path) > len(best.frame.path)):
-            best = Rewrite(candidate, frame, target, tuple(dict.fromkeys(aside)))
+        yield source, list(aside)
+        readers = [v for v in candidate.values if source in v.inputs and not v.meta]
+        if len(readers) != 1 or readers[0].parts or readers[0] is candidate.target:
+            return
+        unit = _unit(readers[0], candidate, flow)
+        if unit is None or not _free_to_change(unit, survey):
+            return
+        aside.append(unit)
+        source = readers[0]
+
+
+def _backs(candidate: Candidate, flow: Flow, survey: Survey) -> Iterator[tuple[Value, list[str]]]:
+    """Where it may end: at the target, or in front of modules of the region that step aside."""
+    target, aside = candidate.target, list[str]()
+    while True:
+        yield target, list(aside)
         unit = None if target.parts or target.source is None else _unit(target, candidate, flow)
         if unit is None or not _free_to_change(unit, survey) or target.source not in candidate.values:
-            return best
+            return
         aside.append(unit)
+        assert target.source is not None
         target = target.source
+
+
+def _outermost(paths: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(p for p in paths if not any(_inside(p, other) for other in paths)))
 
 
 def _unwritable(frame: Frame) -> Refusal | None:

@@ -72,7 +72,7 @@ def _emit(plan: Plan, path: str, group: Sequence[Planned], scopes: dict[str, Blo
 def _merges(group: Sequence[Planned], names: Sequence[str]) -> list[Merge]:
     edits = [p.edit for p in group]
     return [
-        Merge(edit.candidate.source, edit.target, name)
+        Merge(edit.source, edit.target, name)
         for edit, name in zip(edits, names, strict=True)
         if isinstance(edit, Rewrite)
     ]

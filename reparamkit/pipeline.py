@@ -212,6 +212,10 @@ def _steps(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
             emitted = made.rewrites[edit.path]
             steps.rewrites.setdefault(edit.path, (emitted, {}))[1][planned.name] = found.module
             steps.aside.update({path: neutral(made.survey.modules[path]) for path in edit.aside})
+    removed = {f"{path}.{n}" if path else n for path, (e, _) in steps.rewrites.items() for n in e.removed}
+    gone = {*removed, *steps.aside}
+    aside = {p: m for p, m in steps.aside.items() if p not in removed and not any(p.startswith(f"{g}.") for g in gone)}
+    steps = replace(steps, aside=aside)
     return replace(steps, quiet=_quiet(made, steps))
 
 

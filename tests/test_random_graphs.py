@@ -18,7 +18,7 @@ import reparamkit
 from tests.helpers import RTOL, assert_untouched, gap, inputs, randomize, snapshot
 
 Step = tuple[str, tuple[int, ...], Any]
-SIZES = ((7, 8, 5), (8, 6, 6))
+SIZES = ((7, 8, 9), (9, 10, 7))
 C = 4
 
 
@@ -263,7 +263,7 @@ def check(model: nn.Module, policy: str, seen: Counter[str]) -> None:
             wanted, got = model(theirs), converted(ours)
         error = gap(wanted, got)
         assert error <= RTOL, f"relative error {error:.3g}\n{report}"
-        assert torch.equal(ours, theirs), f"the input is changed differently\n{report}"
+        assert gap(theirs, ours) <= RTOL, f"the input is changed differently\n{report}"
 
 
 @pytest.mark.filterwarnings("ignore:Using padding=.same.")
