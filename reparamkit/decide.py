@@ -73,8 +73,11 @@ class Chooser:
         """The chosen regions, in order of execution; no two overlap."""
         chosen: dict[Value, Candidate] = {}
         taken: set[Value] = set()
+        live: set[Value] = set()
         for value in reversed(flow.values):
-            if value in taken or (value.term is None and not value.parts):
+            if value.escapes or value.mutates or not live.isdisjoint(value.users):
+                live.add(value)
+            if value not in live or value in taken or (value.term is None and not value.parts):
                 continue
             origin = self._origin(value)
             for region in self._best(value, origin).regions:

@@ -40,11 +40,13 @@ class Merge:
         source: where it starts.
         target: where it ends.
         name: of the submodule.
+        inside: the values of the region.
     """
 
     source: Value
     target: Value
     name: str
+    inside: frozenset[Value]
 
 
 def emit(frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
@@ -62,11 +64,13 @@ def emit(frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
     output = graph.graph_copy(frame.traced.graph, copied)
     graph.output(output)
     used_before = _used(frame.traced.graph)
-    live = {copy for old, copy in copied.items() if old.users}
-    live |= {copied[n] for merge in merged for n in frame.nodes_of(merge.target)}
+    copies = dict(copied)
     for merge in merged:
         _replace(graph, frame, merge, copied)
-    _erase_dead(graph, live)
+    _erase_dead(graph, {copies[n] for n in _erasable(frame, merged)})
+    changed = _still_changed(frame, merged, set(graph.nodes), copies)
+    if changed is not None:
+        return Refusal("RK309", f"{changed} is changed in place, and the rest of the forward keeps it", frame.path)
     frozen = [n for n in graph.nodes if n.op == "get_attr" and str(n.target) in frame.traced.constants]
     if frozen:
         reader = next(iter(frozen[0].users)).name
@@ -81,6 +85,26 @@ def emit(frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
     if isinstance(imports, Refusal):
         return imports
     return Emitted(_guarded(code.src, frame), imports, removed)
+
+
+def _erasable(frame: Frame, merged: Sequence[Merge]) -> set[fx.Node]:
+    """Nodes that may go once nobody reads them: not those that nobody ever read, unless they only hand a value on."""
+    found = {n for n in frame.traced.graph.nodes if n.users}
+    found |= {n for merge in merged for n in frame.nodes_of(merge.target)}
+    for value in frame.values.values():
+        found.update(frame.nodes_of(value)[1:])
+    return found
+
+
+def _still_changed(
+    frame: Frame, merged: Sequence[Merge], left: set[fx.Node], copies: dict[fx.Node, fx.Node]
+) -> str | None:
+    """An in-place operation of a region that is still there and would run beside what replaced it."""
+    for merge in merged:
+        for node, value in frame.values.items():
+            if value in merge.inside and value.mutates and copies[node] in left:
+                return value.where
+    return None
 
 
 def _replace(graph: fx.Graph, frame: Frame, merge: Merge, copied: dict[fx.Node, fx.Node]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from reparamkit.emit import Emitted, Merge, emit
 from reparamkit.errors import Refusal
 from reparamkit.flow import Frame
-from reparamkit.host import Rewrite, Swap
+from reparamkit.host import Rewrite
 from reparamkit.recipe import Block
 from reparamkit.splice import is_free, new_name
 
@@ -29,7 +29,9 @@ def name_and_write(plan: Plan, scopes: dict[str, Block]) -> None:
             plan.refusals.append(emitted.at(path))
             plan.edits = [p for p in plan.edits if p not in group]
     gone = {f"{path}.{name}" if path else name for path, e in plan.rewrites.items() for name in e.removed}
-    plan.edits = [p for p in plan.edits if not (isinstance(p.edit, Swap) and _inside(p.edit.anchor, gone))]
+    # What goes with a block needs no edit of its own: only layers whose result nobody reads are left to go like that.
+    plan.edits = [p for p in plan.edits if not _inside(p.edit.path, gone)]
+    plan.rewrites = {path: e for path, e in plan.rewrites.items() if not _inside(path, gone)}
 
 
 def _remembered(plan: Plan, frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
@@ -72,7 +74,7 @@ def _emit(plan: Plan, path: str, group: Sequence[Planned], scopes: dict[str, Blo
 def _merges(group: Sequence[Planned], names: Sequence[str]) -> list[Merge]:
     edits = [p.edit for p in group]
     return [
-        Merge(edit.source, edit.target, name)
+        Merge(edit.source, edit.target, name, frozenset(edit.candidate.values))
         for edit, name in zip(edits, names, strict=True)
         if isinstance(edit, Rewrite)
     ]

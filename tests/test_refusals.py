@@ -1591,12 +1591,46 @@ class Hands(nn.Module):
         return x
 
 
+class LayerScaled(nn.Module):
+    """A scale for each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.rand(C, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+def _dead_rewrite(m: Any, x: Tensor) -> Any:
+    m.bn(m.norm(x) + x)
+    return m.f(x)
+
+
+def _dead_reader(m: Any, x: Tensor) -> Any:
+    x += x
+    m.identity(x)
+    return m.pool(m.f(x))
+
+
 REMAINDERS: dict[str, Callable[[], nn.Module]] = {
     "the anchor is inside": lambda: seq(Tailed(), nn.ReLU()),
     "a dead layer is no rest": lambda: seq(Dead(bn())),
     "a dead layer is no rest, anchor outside": lambda: seq(same(), Dead(nn.Identity())),
     "a block inside a merged region": lambda: Fn(
         lambda m, x: m.g(m.bn(m.f(x) * 0.5)), f=same(), bn=bn(), g=Fn(lambda m, x: m.f(x * 0.5), f=same(1))
+    ),
+    "a rewrite in a block that goes": lambda: Fn(
+        lambda m, x: m.g[0](x) * 0.5,
+        g=nn.ModuleList([Fn(lambda m, x: (m.a(x + 0.5 * x), m.b(x))[1], a=LayerScaled(), b=LayerScaled())]),
+    ),
+    "a dead sum in a block that goes": lambda: Fn(
+        lambda m, x: m.f(x) + x, f=Fn(_dead_rewrite, norm=bn(), bn=bn(), f=same(1))
+    ),
+    "a dead reader of what is changed in place": lambda: seq(
+        same(1),
+        same(1),
+        Fn(_dead_reader, identity=nn.Identity(), f=seq(*conv_bn(C, C, 1)), pool=nn.AvgPool2d(3, 1, 1)),
     ),
     "dead layers in a block that goes": lambda: Fn(
         lambda m, x: (m.g(m.bn(m.f(x) * 0.5)), m.h(x))[1], f=same(), bn=bn(), g=Hands(), h=same()
