@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from reparamkit.errors import ModelError, RecipeError
+from reparamkit.paths import joined, module_at
 from reparamkit.trace import modules_under
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def checked_model(model: object) -> None:
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is None:
                 continue
-            where = f"{path}.{name}" if path else name
+            where = joined(path, name)
             if nn.parameter.is_lazy(tensor):
                 lazy.append(where)
             elif tensor.is_meta:
@@ -80,7 +81,7 @@ def expectations(plan: Plan, converted: nn.Module) -> None:
     """
     for scope in plan.scopes:
         expect = scope.block.expect
-        if expect is None or not _exists(converted, scope.path):
+        if expect is None or module_at(converted, scope.path) is None:
             continue
         inside = list(converted.get_submodule(scope.path).modules())
         counts = (
@@ -94,10 +95,3 @@ def expectations(plan: Plan, converted: nn.Module) -> None:
                 raise RecipeError(
                     "RK707", f"{scope.path or '(root)'}: {found} {name} left, expected at most {limit}{because}"
                 )
-
-
-def _exists(model: nn.Module, path: str) -> bool:
-    found: Any = model
-    for part in path.split(".") if path else ():
-        found = found._modules.get(part) if isinstance(found, nn.Module) else None
-    return isinstance(found, nn.Module)

@@ -10,9 +10,10 @@ import torch
 from torch import fx
 
 from reparamkit.errors import CODES, Refusal
+from reparamkit.paths import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from reparamkit.flow import Frame, Value
 
@@ -71,13 +72,9 @@ def emit(frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
     changed = _still_changed(frame, merged, set(graph.nodes), copies)
     if changed is not None:
         return Refusal("RK309", f"{changed} is changed in place, and the rest of the forward keeps it", frame.path)
-    frozen = [n for n in graph.nodes if n.op == "get_attr" and str(n.target) in frame.traced.constants]
-    if frozen:
-        reader = next(iter(frozen[0].users)).name
-        return Refusal(
-            "RK604", f"{reader} reads a constant computed from parameters; rewriting would freeze it", frame.path
-        )
     used_after = _used(graph)
+    # host refuses a rewrite whose rest reads a constant: it has no name to be written down by.
+    assert not used_after & frame.traced.constants.keys()
     gone = _read_names(frame) | used_before
     removed = _whole_holders(frame, {n for n in gone if not _still(n, used_after)})
     code = graph.python_code("self")
@@ -85,6 +82,11 @@ def emit(frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
     if isinstance(imports, Refusal):
         return imports
     return Emitted(_guarded(code.src, frame), imports, removed)
+
+
+def removed_by(rewrites: Mapping[str, Emitted]) -> set[str]:
+    """Paths of everything that goes with these rewrites."""
+    return {joined(path, name) for path, emitted in rewrites.items() for name in emitted.removed}
 
 
 def _erasable(frame: Frame, merged: Sequence[Merge]) -> set[fx.Node]:

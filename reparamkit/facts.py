@@ -41,6 +41,7 @@ _SAME = {
 
 
 CONV_RANKS: dict[Any, int] = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}
+_FIXED: dict[Any, int] = {**CONV_RANKS, F.adaptive_avg_pool2d: 4, F.avg_pool2d: 4, F.max_pool2d: 4}
 # Modules that take one number of axes only (a BatchNorm1d takes two or three).
 RANKED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm2d, nn.BatchNorm3d, nn.AvgPool2d, nn.MaxPool2d)
 
@@ -64,9 +65,8 @@ def rank_of_module(module: nn.Module, rank: int | None) -> int | None:
 def rank_of_call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ranks: list[int | None]) -> int | None:
     """Axes of the result of a function or of a method (given by name)."""
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
-    digits = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5, F.adaptive_avg_pool2d: 4, F.avg_pool2d: 4, F.max_pool2d: 4}
-    if not isinstance(target, str) and target in digits:
-        return digits[target]
+    if not isinstance(target, str) and target in _FIXED:
+        return _FIXED[target]
     if name == "flatten":
         start = kwargs.get("start_dim", args[1] if len(args) > 1 else 0)
         end = kwargs.get("end_dim", args[2] if len(args) > 2 else -1)

@@ -9,6 +9,7 @@ from torch import nn
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose
+from reparamkit.paths import below, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,11 +125,7 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
 
 def _nested(paths: list[str]) -> bool:
     """Whether one of the modules lies in another: what becomes of the outer one would take the inner one along."""
-    return any(_inside(path, other) for path in paths for other in paths)
-
-
-def _inside(path: str, root: str) -> bool:
-    return path.startswith(f"{root}.")
+    return any(below(path, other) for path in paths for other in paths)
 
 
 def _weight(value: Value) -> int:
@@ -203,7 +200,7 @@ def _innermost(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | No
         for target, back in _backs(candidate, flow, survey):
             frame = _seeing(source, target, flow) if target.index > source.index else None
             aside = _outermost([*front, *back])
-            if frame is None or any(frame.path == a or _inside(frame.path, a) for a in aside):
+            if frame is None or within(frame.path, aside):
                 continue  # it would be written anew and stepped aside at once
             if best is None or len(frame.path) > len(best.frame.path):
                 best = Rewrite(candidate, frame, source, target, aside)
@@ -239,7 +236,7 @@ def _backs(candidate: Candidate, flow: Flow, survey: Survey) -> Iterator[tuple[V
 
 
 def _outermost(paths: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(p for p in paths if not any(_inside(p, other) for other in paths)))
+    return tuple(dict.fromkeys(p for p in paths if not any(below(p, other) for other in paths)))
 
 
 def _unwritable(frame: Frame) -> Refusal | None:

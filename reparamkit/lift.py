@@ -20,6 +20,7 @@ from reparamkit.flow import Flow, Frame, Stacked, Value, mapped, tensor_of
 from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.link import like_of, link, link_cat, link_sum
 from reparamkit.merge import Algebra, Term
+from reparamkit.paths import joined
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Through
 from reparamkit.rules import no_op
@@ -34,7 +35,6 @@ _META_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_gra
 @dataclass(frozen=True)
 class _Context:
     rank: int | None = None
-    channels: int | None = None
 
 
 class Lifter:
@@ -67,9 +67,7 @@ class Lifter:
     def _flow(self, path: str) -> Flow:
         flow = Flow(path)
         frame = self._frame(flow, path, None, 0)
-        for node in frame.traced.graph.nodes:
-            if node.op == "output":
-                fx.node.map_arg(node.args, lambda n: _escape(frame.values.get(n)))
+        _escape_outputs(frame)
         mark_shared_mutation(flow)
         return flow
 
@@ -117,7 +115,7 @@ class Lifter:
             return CONV_RANKS[user.target]
         if user.op != "call_module" or user.args[:1] != (node,) or depth > _MAX_DEPTH:
             return None
-        inner = f"{path}.{user.target}" if path else str(user.target)
+        inner = joined(path, str(user.target))
         module = self.survey.modules[inner]
         if isinstance(module, RANKED):
             return rank_of_module(module, None)
@@ -128,7 +126,7 @@ class Lifter:
         return self._rank_read(inner, first, depth + 1)
 
     def _call_module(self, flow: Flow, frame: Frame, node: fx.Node, depth: int) -> Value:
-        path = f"{frame.path}.{node.target}" if frame.path else str(node.target)
+        path = joined(frame.path, str(node.target))
         module = self.survey.modules[path]
         inputs = _inputs(frame, node)
         refusal = self.survey.boundary(path)
@@ -155,9 +153,7 @@ class Lifter:
 
     def _tuple(self, flow: Flow, frame: Frame, node: fx.Node, inner: Frame) -> Value:
         """A child that returns several values, or none: what it returns is read by something we do not follow."""
-        for output in inner.traced.graph.nodes:
-            if output.op == "output":
-                fx.node.map_arg(output.args, lambda n: _escape(inner.values.get(n)))
+        _escape_outputs(inner)
         inputs = [v for n in inner.traced.graph.nodes if n.op == "output" for v in _inputs(inner, n)]
         return _new(flow, frame.path, node, inputs)
 
@@ -267,6 +263,12 @@ def _new(flow: Flow, path: str, node: fx.Node, inputs: list[Value] | None = None
 def _escape(value: Value | None) -> None:
     if value is not None:
         value.escapes = True
+
+
+def _escape_outputs(frame: Frame) -> None:
+    for node in frame.traced.graph.nodes:
+        if node.op == "output":
+            fx.node.map_arg(node.args, lambda n: _escape(frame.values.get(n)))
 
 
 def _inputs(frame: Frame, node: fx.Node) -> list[Value]:

@@ -54,13 +54,7 @@ def _even(op: Conv) -> Conv | Refusal:
         replace(op, dilation=tuple(1 if k == 1 else d for d, k in zip(op.dilation, op.kernel_size, strict=True))), grid
     )
     sides = [_common(lo, hi, d) for (lo, hi), d in zip(op.padding, op.dilation, strict=True)]
-    if op.padding_mode != "zeros" and any(p > max(lo, hi, 0) for p, (lo, hi) in zip(sides, op.padding, strict=True)):
-        return Refusal("RK312", f"{op.padding_mode} padding {op.padding} has no even form")
-    if (
-        op.reads_padding
-        and op.padding_mode != "zeros"
-        and any(p > min(pad) for p, pad in zip(sides, op.padding, strict=True))
-    ):
+    if op.padding_mode != "zeros" and _pads_more(op, sides):
         return Refusal("RK312", f"{op.padding_mode} padding {op.padding} has no even form")
     offset = [(p - lo) // d for p, (lo, _), d in zip(sides, op.padding, op.dilation, strict=True)]
     size = [
@@ -69,6 +63,12 @@ def _even(op: Conv) -> Conv | Refusal:
     ]
     weight = embedded(op.weight, size, offset, [1] * op.nd)
     return replace(op, weight=weight, padding=tuple((p, p) for p in sides))
+
+
+def _pads_more(op: Conv, sides: list[int]) -> bool:
+    """Whether a side would be padded further than it is: reflected positions cannot be had for nothing."""
+    limits = [min(pad) if op.reads_padding else 0 for pad in op.padding]
+    return any(side > limit for side, limit in zip(sides, limits, strict=True))
 
 
 def _common(lo: int, hi: int, d: int) -> int:

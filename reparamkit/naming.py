@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from reparamkit.emit import Emitted, Merge, emit
+from reparamkit.emit import Emitted, Merge, emit, removed_by
 from reparamkit.errors import Refusal
 from reparamkit.flow import Frame
 from reparamkit.host import Rewrite
+from reparamkit.paths import within
 from reparamkit.recipe import Block
 from reparamkit.splice import is_free, new_name
 
@@ -28,10 +29,10 @@ def name_and_write(plan: Plan, scopes: dict[str, Block]) -> None:
         if isinstance(emitted, Refusal):
             plan.refusals.append(emitted.at(path))
             plan.edits = [p for p in plan.edits if p not in group]
-    gone = {f"{path}.{name}" if path else name for path, e in plan.rewrites.items() for name in e.removed}
+    gone = removed_by(plan.rewrites)
     # What goes with a block needs no edit of its own: only layers whose result nobody reads are left to go like that.
-    plan.edits = [p for p in plan.edits if not _inside(p.edit.path, gone)]
-    plan.rewrites = {path: e for path, e in plan.rewrites.items() if not _inside(path, gone)}
+    plan.edits = [p for p in plan.edits if not within(p.edit.path, gone)]
+    plan.rewrites = {path: e for path, e in plan.rewrites.items() if not within(path, gone)}
 
 
 def _remembered(plan: Plan, frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
@@ -41,10 +42,6 @@ def _remembered(plan: Plan, frame: Frame, merged: Sequence[Merge]) -> Emitted | 
     if key not in plan.written:
         plan.written[key] = emit(frame, merged)
     return plan.written[key]
-
-
-def _inside(path: str, roots: set[str]) -> bool:
-    return any(path == root or path.startswith(f"{root}.") for root in roots)
 
 
 def _emit(plan: Plan, path: str, group: Sequence[Planned], scopes: dict[str, Block]) -> Emitted | Refusal:

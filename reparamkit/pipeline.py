@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -21,15 +20,14 @@ from torch import nn
 
 from reparamkit.check import checked_example, checked_model, expectations
 from reparamkit.errors import RecipeError, Refusal
-from reparamkit.host import Rewrite, Swap
-from reparamkit.lower import neutral
+from reparamkit.host import Rewrite
 from reparamkit.plan import Plan, Planned, make_plan
 from reparamkit.policy import Policy
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry, build, default_registry
 from reparamkit.report import Report, report_of
-from reparamkit.rewritten import would_fold_again
-from reparamkit.splice import Steps, copied, splice
+from reparamkit.splice import copied, splice
+from reparamkit.steps import steps_of
 from reparamkit.survey import observe_ranks, survey
 from reparamkit.verify import Proven, Truth, prove
 
@@ -155,7 +153,7 @@ def apply(
     made = plan(model, recipe, policy=policy, plugins=plugins, example_inputs=example_inputs)
     rtol = _tolerance(made.recipe, verify)
     proven, refused = _prove_all(made, rtol)
-    steps = _steps(made, proven)
+    steps = steps_of(made, proven)
     truth = None if example_inputs is None or rtol is None else Truth(model, example_inputs)
     if strict and (refused or made.refusals):
         raise RecipeError(
@@ -194,64 +192,6 @@ def _prove_all(made: Plan, rtol: float | None) -> tuple[dict[Planned, Proven], l
     broken = {p.edit.path for p in made.edits if isinstance(p.edit, Rewrite) and p not in proven}
     kept = {p: v for p, v in proven.items() if not (isinstance(p.edit, Rewrite) and p.edit.path in broken)}
     return kept, refused
-
-
-def _steps(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
-    steps = Steps()
-    for planned, found in proven.items():
-        edit = planned.edit
-        if isinstance(edit, Swap):
-            holder = made.survey.modules[edit.anchor]
-            kept = _same_geometry(holder, found.module)
-            (steps.weights if kept else steps.modules)[edit.anchor] = found.module
-            steps.aside.update({path: neutral(made.survey.modules[path]) for path in edit.aside})
-            for path, names in edit.remainders.items():
-                split = edit.candidate.target.split
-                steps.remainders[path] = names if split is None else split.remainder
-        else:
-            emitted = made.rewrites[edit.path]
-            steps.rewrites.setdefault(edit.path, (emitted, {}))[1][planned.name] = found.module
-            steps.aside.update({path: neutral(made.survey.modules[path]) for path in edit.aside})
-    removed = {f"{path}.{n}" if path else n for path, (e, _) in steps.rewrites.items() for n in e.removed}
-    gone = {*removed, *steps.aside}
-    aside = {p: m for p, m in steps.aside.items() if p not in removed and not any(p.startswith(f"{g}.") for g in gone)}
-    steps = replace(steps, aside=aside)
-    return replace(steps, quiet=_quiet(made, steps))
-
-
-def _quiet(made: Plan, steps: Steps) -> tuple[str, ...]:
-    """Modules around exchanged ones whose own converter would fold once more; the root keeps its class."""
-    exchanged = (*steps.weights, *steps.modules, *steps.aside, *steps.remainders)
-    around = {path[:at] for path in exchanged for at, sign in enumerate(path) if sign == "."}
-    gone = {*steps.modules, *steps.aside, *steps.remainders, *steps.rewrites}
-    return tuple(sorted(p for p in around - gone if would_fold_again(made.survey.modules[p].__class__)))
-
-
-_GEOMETRY = (
-    "in_channels",
-    "out_channels",
-    "in_features",
-    "out_features",
-    "kernel_size",
-    "stride",
-    "dilation",
-    "groups",
-)
-
-
-def _same_geometry(old: nn.Module, new: nn.Module) -> bool:
-    """Whether the old module can simply take the new weights."""
-    if not isinstance(old, type(new)) or hasattr(old, "parametrizations"):
-        return False
-    if any(getattr(old, name, None) != getattr(new, name, None) for name in _GEOMETRY):
-        return False
-    pads = "_reversed_padding_repeated_twice"
-    mode = getattr(old, "padding_mode", None)
-    if list(getattr(old, pads, ())) != list(getattr(new, pads, ())):
-        return False
-    if getattr(old, "output_padding", None) != getattr(new, "output_padding", None):
-        return False
-    return mode == getattr(new, "padding_mode", None) or not any(getattr(old, pads, ()))
 
 
 __all__ = ["Registry", "apply", "plan"]

@@ -53,9 +53,6 @@ def _padded(x: Tensor, module: Any, nd: int) -> Tensor:
     return F.pad(x, module._reversed_padding_repeated_twice, mode=mode).contiguous()
 
 
-Rows = Callable[[int, int], Tensor]
-
-
 class ConvRun:
     """A convolution module on one input, computed band by band of output channels."""
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv
+from reparamkit.paths import joined
 
 if TYPE_CHECKING:
     from reparamkit.flow import Value
@@ -136,7 +137,7 @@ def _merged(planned: Planned, error: float | None) -> Merged:
     candidate = planned.edit.candidate
     path = planned.edit.path
     if planned.name:
-        path = f"{path}.{planned.name}" if path else planned.name
+        path = joined(path, planned.name)
     return Merged(
         path,
         "rewrite" if planned.name else "swap",

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reparamkit.paths import module_at
+
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, types.FunctionType)
 _MISSING = object()
 # Looked up by Python and by nn.Module's own machinery, the same for every instance of a class.
@@ -48,7 +50,7 @@ class Log:
         for (path, name), found in self.seen.items():
             holder = holders.get(path, _MISSING)
             if holder is _MISSING:
-                holder = holders[path] = _at(module, path)
+                holder = holders[path] = module_at(module, path)
             if holder is None or _fingerprint(_look(holder, name)) != found:
                 return False
         return True
@@ -71,13 +73,6 @@ def _fingerprint(value: Any) -> Any:
         parts = tuple(_fingerprint(v) for v in value)
         return _MISSING if _MISSING in parts else (kind, parts)
     return _MISSING
-
-
-def _at(module: nn.Module, path: str) -> nn.Module | None:
-    found: Any = module
-    for part in path.split("."):
-        found = found._modules.get(part) if found is not None else None
-    return found  # type: ignore[no-any-return]
 
 
 def _look(module: nn.Module, name: str) -> Any:

@@ -71,10 +71,6 @@ class Context(Protocol):
     def rank(self) -> int | None:
         """Number of axes of the (first) input, where it is known."""
 
-    @property
-    def channels(self) -> int | None:
-        """Number of channels of the (first) input, where it is known."""
-
 
 class Call:
     """A function or method call in a traced forward, its tensor inputs as opaque values.
@@ -100,10 +96,6 @@ class Call:
         if isinstance(value, (list, tuple)):
             return all(self.constant(v) for v in value)
         return not self.is_input(value)
-
-
-LiftModule = "Callable[[Any, Context], Operator | Split | Refusal]"
-LiftCall = "Callable[[Call, Context], Through | Sum | Cat | Refusal]"
 
 
 @dataclass(frozen=True)

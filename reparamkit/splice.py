@@ -16,6 +16,7 @@ from torch import nn
 
 from reparamkit.emit import Emitted
 from reparamkit.errors import ModelError
+from reparamkit.paths import joined, module_at
 from reparamkit.rewritten import quiet_class, rewritten_class
 
 
@@ -95,17 +96,10 @@ def _doomed(model: nn.Module, steps: Steps) -> list[nn.Module]:
     for path, (emitted, _) in steps.rewrites.items():
         owner = model.get_submodule(path)
         for name in emitted.removed:
-            found = _child(owner, name)
-            if isinstance(found, nn.Module):
+            found = module_at(owner, name)
+            if found is not None:
                 doomed.append(found)
     return doomed
-
-
-def _child(owner: nn.Module, name: str) -> Any:
-    found: Any = owner
-    for part in name.split("."):
-        found = found._modules.get(part) if isinstance(found, nn.Module) else None
-    return found
 
 
 def _uncopyable(model: nn.Module) -> str:
@@ -116,7 +110,7 @@ def _uncopyable(model: nn.Module) -> str:
             try:
                 copy.deepcopy(value)
             except Exception:  # any failure to copy is the answer to the question
-                return f"{path}.{name}" if path else name
+                return joined(path, name)
     return "the model"
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from reparamkit.arguments import arguments
 from reparamkit.bypass import bypassed
 from reparamkit.errors import ModelError, Refusal
+from reparamkit.paths import below
 from reparamkit.reuse import Memory
 from reparamkit.trace import Traced, modules_under, trace
 from reparamkit.watch import storages_of
@@ -135,7 +136,7 @@ def _forget_bypassed(found: Survey) -> None:
     for path, module in found.modules.items():
         if path in alive or id(module) not in found.traced:
             continue
-        if any(name.startswith(f"{path}.") for name in alive):
+        if any(below(name, path) for name in alive):
             del found.traced[id(module)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -51,15 +50,6 @@ CASES = [
 ]
 YOLOS = [case for case in CASES if case.library == "ultralytics"]
 SHAPE = (1, 3, 32, 64)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Two workers with two threads each wait for one another more than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @cache

@@ -1,0 +1,31 @@
+"""Module paths: dotted names, the empty one for the root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+
+def joined(path: str, name: str) -> str:
+    """The path of what is called `name` in the module at `path`."""
+    return f"{path}.{name}" if path else name
+
+
+def below(path: str, root: str) -> bool:
+    """Whether `path` lies inside the module at `root`, another one than the model itself."""
+    return path.startswith(f"{root}.")
+
+
+def within(path: str, roots: Iterable[str]) -> bool:
+    """Whether `path` is one of `roots` or lies inside one."""
+    return any(path == root or below(path, root) for root in roots)
+
+
+def module_at(root: nn.Module, path: str) -> nn.Module | None:
+    """The module at `path`, or `None` when there is none (a parameter is none)."""
+    found: Any = root
+    for part in path.split(".") if path else ():
+        found = found._modules.get(part) if isinstance(found, nn.Module) else None
+    return found if isinstance(found, nn.Module) else None

@@ -1,0 +1,75 @@
+"""steps: what finished edits amount to, in terms of modules and paths. `splice` carries them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import nn
+
+from reparamkit.emit import removed_by
+from reparamkit.host import Swap
+from reparamkit.lower import neutral
+from reparamkit.paths import below
+from reparamkit.plan import Plan, Planned
+from reparamkit.rewritten import would_fold_again
+from reparamkit.splice import Steps
+from reparamkit.verify import Proven
+
+
+def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
+    """The steps for these replacements."""
+    steps = Steps()
+    for planned, found in proven.items():
+        edit = planned.edit
+        if isinstance(edit, Swap):
+            holder = made.survey.modules[edit.anchor]
+            kept = _same_geometry(holder, found.module)
+            (steps.weights if kept else steps.modules)[edit.anchor] = found.module
+            for path, names in edit.remainders.items():
+                split = edit.candidate.target.split
+                steps.remainders[path] = names if split is None else split.remainder
+        else:
+            emitted = made.rewrites[edit.path]
+            steps.rewrites.setdefault(edit.path, (emitted, {}))[1][planned.name] = found.module
+        steps.aside.update({path: neutral(made.survey.modules[path]) for path in edit.aside})
+    removed = removed_by({path: emitted for path, (emitted, _) in steps.rewrites.items()})
+    inside = [p for p in steps.aside if p in removed or any(below(p, gone) for gone in (*removed, *steps.aside))]
+    aside = {p: m for p, m in steps.aside.items() if p not in inside}
+    steps = replace(steps, aside=aside)
+    return replace(steps, quiet=_quiet(made, steps))
+
+
+def _quiet(made: Plan, steps: Steps) -> tuple[str, ...]:
+    """Modules around exchanged ones whose own converter would fold once more; the root keeps its class."""
+    exchanged = (*steps.weights, *steps.modules, *steps.aside, *steps.remainders)
+    around = {path[:at] for path in exchanged for at, sign in enumerate(path) if sign == "."}
+    gone = {*steps.modules, *steps.aside, *steps.remainders, *steps.rewrites}
+    return tuple(sorted(p for p in around - gone if would_fold_again(made.survey.modules[p].__class__)))
+
+
+_GEOMETRY = (
+    "in_channels",
+    "out_channels",
+    "in_features",
+    "out_features",
+    "kernel_size",
+    "stride",
+    "dilation",
+    "groups",
+)
+
+
+def _same_geometry(old: nn.Module, new: nn.Module) -> bool:
+    """Whether the old module can simply take the new weights."""
+    if not isinstance(old, type(new)) or hasattr(old, "parametrizations"):
+        return False
+    if any(getattr(old, name, None) != getattr(new, name, None) for name in _GEOMETRY):
+        return False
+    pads = "_reversed_padding_repeated_twice"
+    mode = getattr(old, "padding_mode", None)
+    if list(getattr(old, pads, ())) != list(getattr(new, pads, ())):
+        return False
+    if getattr(old, "output_padding", None) != getattr(new, "output_padding", None):
+        return False
+    return mode == getattr(new, "padding_mode", None) or not any(getattr(old, pads, ()))
