@@ -10,6 +10,7 @@ from torch import nn
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.paths import below, within
+from reparamkit.ways import other_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,10 +87,13 @@ def host(candidate: Candidate, flow: Flow, survey: Survey) -> Edit | Refusal:
     """The edit that expresses `candidate`, or why none can."""
     swap = _swap(candidate, flow, survey)
     if isinstance(swap, Swap):
-        return swap
+        return other_way(candidate, flow) or swap
     if candidate.source.unstable is not None:
         return candidate.source.unstable
-    return _rewrite(candidate, flow, survey)
+    rewrite = _rewrite(candidate, flow, survey)
+    if isinstance(rewrite, Rewrite) and not (flow.main and rewrite.path == flow.path):
+        return other_way(candidate, flow) or rewrite
+    return rewrite
 
 
 def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
@@ -245,6 +249,8 @@ def _unwritable(frame: Frame) -> Refusal | None:
         return Refusal("RK304", "a Sequential has no forward of its own to rewrite", frame.path)
     if "forward" in frame.module.__dict__:
         return Refusal("RK331", "the instance has a forward of its own", frame.path)
+    if frame.traced.guarded:
+        return Refusal("RK604", "the forward raises for some inputs; rewriting would lose that", frame.path)
     if frame.traced.stored:
         return Refusal("RK305", "the forward stores values in attributes; rewriting would lose that", frame.path)
     if frame.traced.switches_grad:
