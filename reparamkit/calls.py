@@ -67,8 +67,8 @@ def _reads_extras(module: nn.Module) -> str:
     code = getattr(forward_of(module), "__code__", None)
     if code is None:
         return ""
-    stars = [s for s in signature_of(forward_of(module)).parameters.values() if s.kind in (s.VAR_POSITIONAL, s.VAR_KEYWORD)]
+    stars = [
+        s for s in signature_of(forward_of(module)).parameters.values() if s.kind in (s.VAR_POSITIONAL, s.VAR_KEYWORD)
+    ]
     read = {i.argval for i in dis.get_instructions(code) if i.opname.startswith("LOAD")}
     return next((s.name for s in stars if s.name in read), "")
-
-

@@ -81,10 +81,10 @@ class Chooser:
             if value not in live or value in taken or (value.term is None and not value.parts):
                 continue
             origin = self._origin(value)
-            for region in self._best(value, origin).regions:
-                if not taken.intersection(region.values):
-                    chosen[region.target] = region
-                    taken.update(region.values)
+            for best in self._best(value, origin).regions:
+                if not taken.intersection(best.values):
+                    chosen[best.target] = best
+                    taken.update(best.values)
         return sorted(chosen.values(), key=lambda c: c.target.index)
 
     def _origin(self, value: Value) -> Value:

@@ -120,7 +120,7 @@ _TENSOR_MODULES = frozenset(
 
 
 def parts_of(node: fx.Node) -> tuple[int | None, bool]:
-    """How many parts an iteration over the value has at most, and whether exactly; `None` where the graph cannot tell."""
+    """How many parts an iteration over the value has at most, and whether exactly; `None` where nothing tells."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     wanted = node.args[1] if len(node.args) > 1 else None
     if name in ("chunk", "tensor_split", "unsafe_chunk"):
@@ -140,7 +140,7 @@ _MAX_PARTS = 8
 def _is_shape(node: Any) -> bool:
     if not isinstance(node, fx.Node):
         return False
-    return (node.target is getattr and node.args[1] == "shape") or (node.target == "size" and len(node.args) == 1)
+    return node.args[1:] == ("shape",) if node.target is getattr else node.target == "size" and len(node.args) == 1
 
 
 def _sliced(part: slice) -> int | None:

@@ -1,7 +1,7 @@
 """Decisions of a forward that depend on what it is given: every way through is taken, one trace each.
 
-A forward may ask ``if x.shape[-1] % 2`` or ``isinstance(x, list)``. Nobody knows the answer before the call; but when all
-answers are tried, and an edit is right whatever the answer is, nobody needs to.
+A forward may ask ``if x.shape[-1] % 2`` or ``isinstance(x, list)``. Nobody knows the answer before the call; but when
+all answers are tried, and an edit is right whatever the answer is, nobody needs to.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ def runs() -> Iterator[Forks]:
     Raises:
         TooManyWays: there is no end to it.
     """
-    script: tuple[int, ...] | None = ()
+    forks = Forks()
     for _ in range(MAX_WAYS):
-        forks = Forks(script)
         yield forks
         script = forks.following()
         if script is None:
             return
+        forks = Forks(script)
     raise TooManyWays(f"there are more than {MAX_WAYS} ways through it")

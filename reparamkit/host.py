@@ -13,7 +13,7 @@ from reparamkit.paths import below, within
 from reparamkit.ways import other_way
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from torch import fx
 
@@ -87,13 +87,26 @@ def host(candidate: Candidate, flow: Flow, survey: Survey) -> Edit | Refusal:
     """The edit that expresses `candidate`, or why none can."""
     swap = _swap(candidate, flow, survey)
     if isinstance(swap, Swap):
-        return other_way(candidate, flow) or swap
+        return _checked(swap.aside, flow) or other_way(candidate, flow, swap.anchor) or swap
     if candidate.source.unstable is not None:
         return candidate.source.unstable
     rewrite = _rewrite(candidate, flow, survey)
+    if isinstance(rewrite, Rewrite):
+        refusal = _checked([v.path for v in candidate.values if v.path != rewrite.path], flow)
+        if refusal is not None:
+            return refusal
     if isinstance(rewrite, Rewrite) and not (flow.main and rewrite.path == flow.path):
         return other_way(candidate, flow) or rewrite
     return rewrite
+
+
+def _checked(gone: Iterable[str], flow: Flow) -> Refusal | None:
+    """A refusal when one of the forwards that would go raises for some inputs."""
+    for path in dict.fromkeys(gone):
+        frame = flow.frames.get(path)
+        if frame is not None and frame.traced.guarded:
+            return Refusal("RK604", "the forward raises for some inputs; merging it would lose that", path)
+    return None
 
 
 def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:

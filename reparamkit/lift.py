@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from reparamkit.calls import bound
 from reparamkit.errors import Refusal
 from reparamkit.facts import CONV_RANKS, RANKED, rank_of_call, rank_of_module
 from reparamkit.flow import Flow, Frame, Stacked, Value, mapped, tensor_of
@@ -25,7 +26,6 @@ from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Through
 from reparamkit.rules import no_op
 from reparamkit.survey import Survey
-from reparamkit.calls import bound
 from reparamkit.trace import Forked, Traced
 
 _MAX_DEPTH = 40
@@ -46,7 +46,6 @@ class Lifter:
         self.registry = registry
         self.algebra = algebra
         self.inlined: set[str] = set()
-        self._deepest = _MAX_DEPTH
         # Blocks that are alike share one graph: what its nodes call is looked up once.
         self._calls: dict[fx.Node, tuple[Any, Lift | None, bool]] = {}
 
@@ -64,15 +63,13 @@ class Lifter:
             yield self._flow(path, traced) if isinstance(traced, Traced) else self._forked(path, traced)
 
     def _forked(self, path: str, traced: Forked) -> Flow:
-        """The flow of a forward with several ways; in all but the main one the children keep to themselves."""
-        if traced.main is not None:
-            flow = self._flow(path, traced.main)
-        self._deepest = 0
-        ways = [self._flow(path, way) for way in traced.ways]
-        self._deepest = _MAX_DEPTH
-        if traced.main is None:
-            flow = ways.pop(0)
-        flow.ways, flow.unknown, flow.main = tuple(ways), traced.unknown, traced.main is not None
+        """The flow of a forward with several ways: of the main one, or of the first."""
+        first, *others = traced.graphs
+        flow = self._flow(path, first)
+        inlined = set(self.inlined)
+        flow.ways = tuple(self._flow(path, way) for way in others)
+        self.inlined = inlined  # a child that only the others call has a flow of its own
+        flow.unknown, flow.main = traced.unknown, traced.main is not None
         return flow
 
     def _first_name(self, module: nn.Module) -> str:
@@ -85,9 +82,7 @@ class Lifter:
         mark_shared_mutation(flow)
         return flow
 
-    def _frame(
-        self, flow: Flow, path: str, traced: Traced, given: dict[str, Any] | None, depth: int
-    ) -> Frame:
+    def _frame(self, flow: Flow, path: str, traced: Traced, given: dict[str, Any] | None, depth: int) -> Frame:
         module = self.survey.modules[path]
         frame = Frame(path, module, traced)
         flow.frames[path] = frame
@@ -147,7 +142,7 @@ class Lifter:
         if refusal is None and self.survey.is_leaf(module, self.registry):
             return self._leaf(flow, frame, node, path)
         traced = self.survey.traced.get(id(module))
-        if refusal is None and isinstance(traced, Traced) and depth < self._deepest:
+        if refusal is None and isinstance(traced, Traced) and depth < _MAX_DEPTH:
             given = bound(module, traced, node)
             if given is not None and all(n in frame.values for n in given.values()):
                 values = {name: frame.values[n] for name, n in given.items()}

@@ -1,8 +1,8 @@
 """Built-ins that keep a traced value symbolic: what a forward's code sees instead of `int`, `isinstance`, `len`, ...
 
-Python's own `int(x)` must return a number, and `isinstance(x, Tensor)` looks at the proxy that stands for `x`. Either would
-end a trace, or worse, send it another way than the real call goes. So the forward, and every function of the user's that
-it calls, runs as a copy whose global names are looked up here first. The originals, and everybody else's, are not touched.
+Python's own `int(x)` must return a number, and `isinstance(x, Tensor)` looks at the proxy that stands for `x`. Either
+would end a trace, or worse, send it another way than the real call goes. So the forward, and every function of the
+user's that it calls, runs as a copy whose global names are looked up here first. The originals are not touched.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ _BUILTINS: dict[str, Any] = {
     **{kind.__name__: _stand_in(kind) for kind in (int, float, bool, type)},
     "isinstance": _isinstance,
     "super": _super,
-    **{f.__name__: _recorded(f) for f in (len, max, min)},  # type: ignore[attr-defined]
+    **{f.__name__: _recorded(f) for f in (len, max, min)},
 }
 del _BUILTINS["bool"]  # `bool(x)` asks the proxy, which knows what to do
 
@@ -186,7 +186,7 @@ def _steps(code: types.CodeType) -> list[dis.Instruction]:
 
 
 def _identities(function: Any) -> list[str]:
-    """Lines on which it compares by identity something that might be traced: not with None, nor an attribute of self."""
+    """Lines on which it compares by identity what might be traced: not with None, nor an attribute of self."""
     steps = _steps(function.__code__)
     found = []
     for at, step in enumerate(steps):

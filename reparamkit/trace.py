@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import dis
 import inspect
+import itertools
 import linecache
 import traceback
 import types
@@ -134,12 +135,17 @@ class _TwinTracer(TracerBase):
     def to_bool(self, obj: Proxy) -> bool:
         return self.ask(f"{_question(obj.node)} is true") == 0
 
-    def iter(self, obj: Proxy) -> Iterator[Proxy]:
+    def count(self, obj: Proxy) -> int | None:
+        """How many parts an iteration over the value has."""
         count, exact = parts_of(obj.node)
+        if count is None or exact:
+            return count
+        return count - self.ask(f"parts of {_question(obj.node)}", count)
+
+    def iter(self, obj: Any) -> Iterator[Proxy]:
+        count = self.count(obj)
         if count is None:
             raise self.stopped("iterates over a traced value of unknown length")
-        if not exact:
-            count -= self.ask(f"parts of {_question(obj.node)}", count)
         return iter([obj[index] for index in range(count)])
 
     def kind_of(self, proxy: Proxy, otherwise: type | None = None) -> type:
@@ -288,7 +294,7 @@ def _none_names(code: types.CodeType) -> frozenset[str]:
     """Local names that the code compares with None."""
     steps = [i for i in dis.get_instructions(code) if i.opname not in ("CACHE", "PRECALL")]
     found = set()
-    for before, step in zip(steps, steps[1:], strict=False):
+    for before, step in itertools.pairwise(steps):
         if before.opname == "LOAD_FAST" and (
             "NONE" in step.opname or (step.opname == "LOAD_CONST" and step.argval is None)
         ):

@@ -18,6 +18,7 @@ from torch.fx.proxy import Attribute, Proxy
 
 from reparamkit.reuse import logging_attributes
 from reparamkit.symbols import SymbolicNames, asked_kind
+from reparamkit.watch import Untraceable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,10 +30,9 @@ _NESTED = frozenset({dict, collections.OrderedDict, list, set, collections.deque
 FILLABLE = (dict, collections.OrderedDict, list, set, collections.deque)
 
 
-class _Symbolic:
+class _Symbolic(Proxy):
     """What all traced values have in common."""
 
-    node: Any
     tracer: Any
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -60,7 +60,10 @@ class _Symbolic:
         return _one_of(kind) if self.tracer.is_a(self, kind) else type(self)
 
     def __len__(self) -> int:
-        raise self.tracer.stopped("asks for the length of a traced value")
+        count = self.tracer.count(self)
+        if count is None:  # `list(x)` asks as well, and goes on without an answer
+            raise NoLength("asks for the length of a traced value")
+        return int(count)
 
     def __contains__(self, item: object) -> bool:
         raise self.tracer.stopped("looks something up in a traced value")
@@ -68,7 +71,7 @@ class _Symbolic:
     def __int__(self) -> int:
         raise self.tracer.stopped("makes a traced value a Python number")
 
-    __float__ = __complex__ = __int__  # type: ignore[assignment]
+    __float__ = __complex__ = __int__
 
     def __setitem__(self, key: object, value: object) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
@@ -78,19 +81,23 @@ class _Symbolic:
 
 
 def _one_of(kind: Any) -> type:
-    return _one_of(kind[0]) if isinstance(kind, tuple) else kind  # type: ignore[no-any-return]
+    return _one_of(kind[0]) if isinstance(kind, tuple) else kind
 
 
 _OWN = frozenset({"node", "_node", "tracer", "root", "attr", "_frozen"})
 _INSIDERS = frozenset({"torch", "reparamkit", "inspect", "dataclasses", "copy"})
 
 
-class TwinProxy(_Symbolic, Proxy):
+class TwinProxy(_Symbolic):
     """A proxy that records augmented assignment as what it is: a change of the operand."""
 
 
 class TwinAttribute(_Symbolic, Attribute):
     """An attribute of a traced value."""
+
+
+class NoLength(Untraceable, TypeError):
+    """A traced value has no length that is known."""
 
 
 class Missing(AttributeError):

@@ -37,10 +37,7 @@ def test_shipped_recipe() -> None:
     assert child.source == parent.source
     assert child.disable == ("pooling",)
     assert child.extends is None
-    assert (
-        load_recipe({"version": 1, "name": "child", "extends": "repvgg.yaml"}).blocks
-        == parent.blocks
-    )
+    assert load_recipe({"version": 1, "name": "child", "extends": "repvgg.yaml"}).blocks == parent.blocks
 
 
 def test_recipe_object_is_completed() -> None:
