@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
+from reparamkit.operators import Layout
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -83,6 +85,11 @@ class Value:
         if self.module_path is not None:
             return self.module_path
         return f"{self.path}.{self.node.name}" if self.path else self.node.name
+
+    @property
+    def stays(self) -> bool:
+        """Whether it rearranges axes, and so stays where it is whatever is merged around it."""
+        return self.term is not None and isinstance(self.term.op, Layout)
 
     @property
     def parts(self) -> tuple[Value, ...]:

@@ -88,16 +88,19 @@ def host(candidate: Candidate, flow: Flow, survey: Survey) -> Edit | Refusal:
     swap = _swap(candidate, flow, survey)
     if isinstance(swap, Swap):
         return _checked(swap.aside, flow) or other_way(candidate, flow, swap.anchor) or swap
+    if candidate.arranged:
+        return Refusal("RK304", "axes are rearranged in between, and not all of it is modules", candidate.target.where)
     if candidate.source.unstable is not None:
         return candidate.source.unstable
     rewrite = _rewrite(candidate, flow, survey)
-    if isinstance(rewrite, Rewrite):
-        refusal = _checked([v.path for v in candidate.values if v.path != rewrite.path], flow)
-        if refusal is not None:
-            return refusal
-    if isinstance(rewrite, Rewrite) and not (flow.main and rewrite.path == flow.path):
-        return other_way(candidate, flow) or rewrite
-    return rewrite
+    if isinstance(rewrite, Refusal):
+        return rewrite
+    refusal = _checked([v.path for v in candidate.values if v.path != rewrite.path], flow)
+    if refusal is not None:
+        return refusal
+    # The outermost forward may insist on a plain call: its caller reads the error. Inside, what worked must work.
+    insists = flow.main and rewrite.path == flow.path == ""
+    return rewrite if insists else other_way(candidate, flow) or rewrite
 
 
 def _checked(gone: Iterable[str], flow: Flow) -> Refusal | None:
@@ -110,7 +113,7 @@ def _checked(gone: Iterable[str], flow: Flow) -> Refusal | None:
 
 
 def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
-    values = [v for v in candidate.values if not v.term or not v.term.is_identity]
+    values = [v for v in candidate.values if not v.stays and (not v.term or not v.term.is_identity)]
     if any(v.parts for v in candidate.values):
         return None
     aside: list[str] = []
@@ -164,7 +167,7 @@ def _unit(value: Value, candidate: Candidate, flow: Flow) -> str | None:
     if frame.path == flow.path or frame.output not in inside:
         return None
     own = [v for v in flow.values[slice(*frame.span)] if not v.meta and v.node.op != "placeholder"]
-    return frame.path if all(v in inside for v in own) else None
+    return frame.path if all(v in inside and not v.stays for v in own) else None
 
 
 def _remainder(value: Value, candidate: Candidate, flow: Flow, survey: Survey) -> tuple[str, tuple[str, ...]] | None:

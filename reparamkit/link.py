@@ -12,7 +12,7 @@ from reparamkit.chain import nearest_common, path_term, sum_term
 from reparamkit.errors import Refusal
 from reparamkit.flow import Value
 from reparamkit.merge import Algebra, Like, Term
-from reparamkit.operators import Conv, ConvTranspose, Operator, Stencil
+from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Stencil
 from reparamkit.rule import Cat, Lift
 
 
@@ -42,7 +42,7 @@ def link(value: Value, source: Value, term: Term) -> None:
     """`value` is `term` of `source`."""
     value.source, value.term = source, term
     value.density = source.density * _positions(term)
-    if value.rank is None:
+    if value.rank is None and not isinstance(term.op, (Layout, Arranged)):
         nd = term.op.nd
         value.rank = nd + 2 if nd else source.rank
 

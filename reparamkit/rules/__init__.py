@@ -16,6 +16,7 @@ from reparamkit.rules import (
     groups,
     identity_to_conv,
     kernel_padding,
+    layout,
     linear,
     no_op,
     pad,
@@ -38,6 +39,7 @@ CORE: tuple[Rule, ...] = (
     *concat.rules,
     *pooling.rules,
     *pad.rules,
+    *layout.rules,
     *no_op.rules,
 )
 
