@@ -25,7 +25,7 @@ from reparamkit.paths import joined
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Through
 from reparamkit.rules import no_op
-from reparamkit.survey import Survey
+from reparamkit.survey import Survey, hooked
 from reparamkit.trace import Forked, Traced
 
 _MAX_DEPTH = 40
@@ -141,6 +141,8 @@ class Lifter:
         refusal = self.survey.boundary(path)
         if refusal is None and self.survey.is_leaf(module, self.registry):
             return self._leaf(flow, frame, node, path)
+        if refusal is not None and refusal.code == "RK301" and self._is_shared_no_op(module, node, inputs):
+            return inputs[0]
         traced = self.survey.traced.get(id(module))
         if refusal is None and isinstance(traced, Traced) and depth < _MAX_DEPTH:
             given = bound(module, traced, node)
@@ -205,6 +207,11 @@ class Lifter:
         if lift.rule != no_op.RULE or len(inputs) != 1 or len(node.args) + len(node.kwargs) != 1:
             return False
         return self.algebra.enabled(lift.rule) and not module.training
+
+    def _is_shared_no_op(self, module: nn.Module, node: fx.Node, inputs: list[Value]) -> bool:
+        """Whether it is one dropout for many places: who does nothing does nothing everywhere."""
+        lift = self.registry.module_lift(type(module)) if self.survey.is_leaf(module, self.registry) else None
+        return lift is not None and self._is_no_op(lift, module, node, inputs) and hooked(module, "") is None
 
     def _call(self, flow: Flow, frame: Frame, node: fx.Node) -> Value:
         inputs = _inputs(frame, node)
