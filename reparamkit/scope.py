@@ -13,7 +13,7 @@ from reparamkit.host import Edit
 from reparamkit.recipe import Block, Recipe
 
 # Reading a layer as an operator is no merge; a recipe need not list it.
-_IMPLIED = frozenset({"core/conv", "core/linear", "core/no_op"})
+_IMPLIED = frozenset({"core/conv", "core/linear", "core/no_op", "core/gate"})
 
 
 @dataclass(frozen=True)

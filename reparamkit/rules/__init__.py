@@ -13,6 +13,7 @@ from reparamkit.rules import (
     conv,
     conv_bn,
     dilation,
+    gate,
     groups,
     identity_to_conv,
     kernel_padding,
@@ -41,6 +42,7 @@ CORE: tuple[Rule, ...] = (
     *pad.rules,
     *layout.rules,
     *no_op.rules,
+    *gate.rules,
 )
 
 

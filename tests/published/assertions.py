@@ -1,4 +1,4 @@
-"""What the tests of published blocks share: how far a block collapses, what is told about the rest, and that it agrees."""
+"""What the tests of published blocks share: how far a block collapses, and what is told about the rest."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.blocks import ConvBN
+from tests.blocks import DiverseBranchBlock as TracedBlock
 from tests.published.assertions import collapses
 
 VALUE = pytest.mark.xfail(strict=True, reason="needs borders that are written or joined")
@@ -149,6 +150,21 @@ class PadConstant(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(F.pad(self.first(x), (1, 1, 1, 1), value=self.value))
+
+
+@pytest.mark.parametrize("recipe", [None, "dbb"])
+def test_without_inner_norms_zeros_are_right(recipe: str | None) -> None:
+    collapses(TracedBlock(), 1, recipe=recipe)
+
+
+def test_zeros_behind_an_inner_norm_are_refused() -> None:
+    """The must-refuse twin: everything beside the two branches merges."""
+    collapses(TracedBlock(border="zeros"), 4, norms=1, refused={"RK316"})
+
+
+@VALUE
+def test_joined_border() -> None:
+    collapses(TracedBlock(border="bias"), 1)
 
 
 def test_zeros_behind_a_bias_are_refused() -> None:

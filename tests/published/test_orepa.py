@@ -52,12 +52,12 @@ class OREPA(nn.Module):
         if not self.sized:
             dw, pw = self.weight_dws_dw.view(8, 4, 3, 3), self.weight_dws_pw.view(8, 8, 4)
             return torch.einsum("ijhw,oij->oihw", dw, pw)
-        i = int(self.weight_dws_pw.size(1) // self.weight_origin.size(1))
-        parts = [
-            torch.einsum("ijhw,oi->oihw", self.weight_dws_dw[i * n : i * n + i].transpose(0, 1).mean(0, keepdim=True), w)
-            for n, w in enumerate(self.weight_dws_pw.flatten(1).mean(1, keepdim=True).split(1, 1))
-        ]
-        return sum(parts).expand(-1, self.weight_origin.size(1), -1, -1)
+        each = int(self.weight_dws_pw.size(1) // self.weight_origin.size(1))
+        parts = []
+        for n, pw in enumerate(self.weight_dws_pw.flatten(1).split(each, 1)):
+            dw = self.weight_dws_dw[each * n : each * (n + 1)]
+            parts.append(torch.einsum("jihw,oj->oihw", dw, pw))
+        return torch.cat(parts, dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight_gen()

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.blocks import ConvBN, RepVGGDW
+from tests.blocks import RepVGGDW
 from tests.helpers import gap, inputs, randomize
 from tests.published.assertions import collapses
 
 
-class Conv2d_BN(nn.Sequential):  # noqa: N801 (upstream's name)
+class Conv2d_BN(nn.Sequential):
     """Convolution and batch norm, called `c` and `bn`."""
 
     def __init__(self, a: int, b: int, k: int = 1, stride: int = 1, groups: int = 1) -> None:
@@ -33,7 +33,7 @@ class Residual(nn.Module):
         return x + self.m(x)
 
 
-class BN_Linear(nn.Sequential):  # noqa: N801 (upstream's name)
+class BN_Linear(nn.Sequential):
     """Batch norm in front of a linear layer."""
 
     def __init__(self, a: int, b: int) -> None:
