@@ -154,8 +154,9 @@ def _weight(value: Value) -> int:
 
 
 def _free_to_change(path: str, survey: Survey) -> bool:
-    """Whether no other code reads the tensors of the module or of one inside it."""
-    return not any(id(m) in survey.touched for m in survey.modules[path].modules())
+    """Whether no code outside the module reads its tensors or those of a module inside it."""
+    readers = {r for m in survey.modules[path].modules() for r in survey.touched.get(id(m), ())}
+    return all(reader == path or below(reader, path) for reader in readers)
 
 
 def _unit(value: Value, candidate: Candidate, flow: Flow) -> str | None:
@@ -166,8 +167,13 @@ def _unit(value: Value, candidate: Candidate, flow: Flow) -> str | None:
     frame = flow.frames[value.path]
     if frame.path == flow.path or frame.output not in inside:
         return None
+    return frame.path if _lies_inside(frame, inside, flow) else None
+
+
+def _lies_inside(frame: Frame, inside: set[Value], flow: Flow) -> bool:
+    """Whether everything the forward computes, its children included, is in the region."""
     own = [v for v in flow.values[slice(*frame.span)] if not v.meta and v.node.op != "placeholder"]
-    return frame.path if all(v in inside and not v.stays for v in own) else None
+    return all(v in inside and not v.stays for v in own)
 
 
 def _remainder(value: Value, candidate: Candidate, flow: Flow, survey: Survey) -> tuple[str, tuple[str, ...]] | None:
@@ -209,7 +215,7 @@ def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refu
         return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
     frame = found.frame
     refusal = _unwritable(frame) or _frozen(frame, candidate) or _lost(frame, candidate)
-    refusal = refusal or _read_elsewhere(frame, candidate, survey)
+    refusal = refusal or _read_elsewhere(frame, candidate, flow, survey)
     return found if refusal is None else refusal
 
 
@@ -303,12 +309,14 @@ def _seeing(source: Value, target: Value, flow: Flow) -> Frame | None:
             path = path.rpartition(".")[0]
 
 
-def _read_elsewhere(frame: Frame, candidate: Candidate, survey: Survey) -> Refusal | None:
-    """A module that would go while another forward reads its tensors."""
+def _read_elsewhere(frame: Frame, candidate: Candidate, flow: Flow, survey: Survey) -> Refusal | None:
+    """A module that would go while another forward, one that does not go with it, reads its tensors."""
+    inside = set(candidate.values)
     for value in candidate.values:
         if value.module is None:
             continue
         readers = survey.touched.get(id(value.module), set()) - {frame.path}
+        readers = {r for r in readers if r not in flow.frames or not _lies_inside(flow.frames[r], inside, flow)}
         if readers:
             where = value.module_path or value.where
             return Refusal("RK301", f"the forward of {min(readers) or '(root)'} reads its tensors", where)

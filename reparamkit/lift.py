@@ -250,7 +250,7 @@ class Lifter:
             value.refusal = made.at(value.where)
         elif isinstance(made, Through):
             like = like_of(constants, made.op, lift, frame.module)
-            link(value, made.value, Term(made.op, rules, like))
+            link(value, made.value, Term(made.op, rules, like, made.rounding))
         elif isinstance(made, Sum):
             value.terms = made.terms
             link_sum(value, self.algebra, rules)

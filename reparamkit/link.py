@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -61,7 +62,7 @@ def link_sum(value: Value, algebra: Algebra, rules: frozenset[str]) -> None:
         value.refusal = made.at(value.where)
         return
     source, term = made
-    link(value, source, Term(term.op, term.rules | rules, term.like))
+    link(value, source, replace(term, rules=term.rules | rules))
 
 
 def link_cat(value: Value, cat: Cat, algebra: Algebra, rules: frozenset[str]) -> None:
@@ -79,7 +80,7 @@ def link_cat(value: Value, cat: Cat, algebra: Algebra, rules: frozenset[str]) ->
     if isinstance(made, Refusal):
         value.refusal = made.at(value.where)
         return
-    link(value, source, Term(made.op, made.rules | rules, made.like))
+    link(value, source, replace(made, rules=made.rules | rules))
 
 
 def _channel_axes(op: Operator) -> tuple[int, ...]:

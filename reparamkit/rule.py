@@ -43,10 +43,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Through:
-    """A call that is one operator applied to one of its inputs."""
+    """A call that is one operator applied to one of its inputs.
+
+    Attributes:
+        value: the input.
+        op: the operator.
+        rounding: how far, relatively, numbers of the call may be off because the forward computed them in its dtype.
+    """
 
     value: Any
     op: Operator
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def prove(candidate: Candidate, flow: Flow, rules: RuleSet, rtol: float | None) 
         candidate: the region and its operator, in a form a module can have.
         flow: where the region is.
         rules: lower declarations.
-        rtol: largest deviation allowed, relative to the largest number that occurs; `None` skips the proof.
+        rtol: largest deviation allowed, relative to the largest number that occurs; `None` skips the proof. More is
+            allowed where the original computes numbers of its own in a narrower dtype.
 
     Returns:
         The module, or a refusal when its numbers do not fit the dtype.
@@ -81,7 +82,7 @@ def prove(candidate: Candidate, flow: Flow, rules: RuleSet, rtol: float | None) 
     if rtol is None:
         return Proven(module, None)
     error = max(proof.error(term.op) for proof in proofs)
-    if not error <= rtol:
+    if not error <= max(rtol, term.rounding):
         rule_list = ", ".join(sorted(term.rules))
         raise VerificationError(
             "RK901",

@@ -40,6 +40,7 @@ NAMES = [
     "yolo",
 ]
 CORE_RULES = {
+    "core/border",
     "core/branch_sum",
     "core/concat",
     "core/conv",

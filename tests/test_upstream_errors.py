@@ -45,7 +45,7 @@ class TestDtype:
     def test_double_precision(self, name: str, size: int) -> None:
         model = timm_model(name).double()
         x = inputs((1, 3, size, size))
-        with pytest.raises(RuntimeError, match="dtype|type"), torch.no_grad():
+        with pytest.raises(RuntimeError, match=r"dtype|type"), torch.no_grad():
             upstream(copy.deepcopy(model))(x)
         assert_same(model, reparamkit.apply(model), (1, 3, size, size))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from reparamkit.hookspecs import hookimpl
 from reparamkit.rule import Rule
 from reparamkit.rules import (
+    border,
     branch_sum,
     concat,
     conv,
@@ -41,6 +42,7 @@ CORE: tuple[Rule, ...] = (
     *pooling.rules,
     *pad.rules,
     *layout.rules,
+    *border.rules,
     *no_op.rules,
     *gate.rules,
 )
