@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter
+from traceback import format_exc
 from typing import Any
 
 import torch
@@ -23,9 +24,14 @@ TOLERANCE = 1e-6  # of whole models in float64; an error of a conversion is far 
 
 def check(spec: str) -> dict[str, Any]:
     """Everything about the model `spec` names, as plain data; `problems` is empty when all is well."""
-    built = build(spec)
-    model = randomize(built.model.double().eval(), built.inputs)
-    wanted, before = run(model, built.inputs)
+    try:
+        built = build(spec)
+        if built.default_dtype:
+            torch.set_default_dtype(torch.float64)
+        model = randomize(built.model.double().eval(), built.inputs)
+        wanted, before = run(model, built.inputs)
+    except Exception as error:  # it does not run as it is; that says nothing about the conversion
+        return {"spec": spec, "problems": [f"not run: {type(error).__name__}: {error}"], "trace": format_exc()}
     kept = {k: v.clone() for k, v in _tensors(model).items()}
     started = time.perf_counter()
     deploy, report = reparamkit.apply(model, return_report=True)
@@ -132,7 +138,8 @@ def _left(deploy: nn.Module, inputs: Any, report: Any) -> dict[str, Any]:
 
 
 def _about(where: str, path: str) -> bool:
-    return where == path or where.startswith(f"{path}.") or (bool(where) and path.startswith(f"{where}."))
+    """Whether a refusal at `where` is about the norm at `path`, or about the forward that calls it."""
+    return where in (path, path.rpartition(".")[0] or "(root)") or where.startswith(f"{path}.")
 
 
 def _own(built: Built) -> tuple[dict[str, int] | None, str]:

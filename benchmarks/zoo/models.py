@@ -69,12 +69,14 @@ class Built:
         inputs: positional arguments, or a dict of keyword arguments, in float64.
         fresh: builds another one.
         own: the package's own converter, where it has one.
+        default_dtype: whether it computes in float64 only where that is the default.
     """
 
     model: nn.Module
     inputs: Any
     fresh: Callable[[], nn.Module]
     own: Callable[[nn.Module], nn.Module] | None = None
+    default_dtype: bool = False
 
 
 def specs() -> list[str]:
@@ -170,4 +172,6 @@ def _ultralytics(name: str) -> Built:
 def _transformers(name: str) -> Built:
     fresh = _seeded(lambda: hugging_face.model(name))
     model = fresh()
-    return Built(model, hugging_face.inputs(name, model), fresh)
+    return Built(
+        model, hugging_face.inputs(name, model), fresh, default_dtype=name in hugging_face.DEFAULT_DTYPE
+    )
