@@ -33,10 +33,11 @@ class Bordered(nn.Module):
         super().__init__()
         conv: Any = getattr(nn, f"Conv{nd}d")
         self.first, self.last, self.write, self.pads = conv(4, 6, 1), conv(6, 4, 3), write, pads
+        self.ones = [1] * nd
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.pad(self.first(x), self.pads)
-        self.write(y, self.first.bias.view(1, -1, *[1] * (y.ndim - 2) if isinstance(y, Tensor) else (1, 1)))
+        self.write(y, self.first.bias.view(1, -1, *self.ones))
         return self.last(y)
 
 

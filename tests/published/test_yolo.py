@@ -179,7 +179,7 @@ class TestBlocks:
 
     def test_c2f(self, recipe: str | None) -> None:
         """Its own forward iterates a chunk; the blocks in it collapse each by itself."""
-        collapses(C2f(), 4, refused={"RK604"}, recipe=recipe)
+        collapses(C2f(), 4, recipe=recipe)
 
 
 @pytest.mark.xfail(strict=True, reason="needs slices of channels")
