@@ -42,6 +42,7 @@ class Value:
         inputs: values it reads.
         module_path: path of the module it calls, when it is a call of a module that stays whole.
         module: that module.
+        shared: its module is called at other places too, so that it cannot be exchanged.
         meta: it is no tensor of its own (a shape, an assertion).
         mutates: it changes its first input in place.
         rank: number of axes, where known.
@@ -64,6 +65,7 @@ class Value:
     inputs: list[Value] = field(default_factory=list)
     module_path: str | None = None
     module: nn.Module | None = None
+    shared: bool = False
     meta: bool = False
     mutates: bool = False
     rank: int | None = None

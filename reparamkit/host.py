@@ -162,7 +162,7 @@ def _free_to_change(path: str, survey: Survey) -> bool:
 def _unit(value: Value, candidate: Candidate, flow: Flow) -> str | None:
     """The module that computes `value` and nothing outside the region."""
     if value.module_path is not None:
-        return value.module_path
+        return None if value.shared else value.module_path
     inside = set(candidate.values)
     frame = flow.frames[value.path]
     if frame.path == flow.path or frame.output not in inside:

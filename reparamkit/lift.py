@@ -7,8 +7,9 @@ boundaries, and their inside is a flow of its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,10 +25,12 @@ from reparamkit.merge import Algebra, Term
 from reparamkit.paths import joined
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Through
-from reparamkit.rules import no_op
+from reparamkit.rules import no_op, unshare
+from reparamkit.sharing import call_sites, may_have_copies
 from reparamkit.survey import Survey, hooked
 from reparamkit.trace import Forked, Traced
 
+ANCHORS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _MAX_DEPTH = 40
 _META_METHODS = {"size", "dim", "numel", "ndimension", "stride", "element_size", "nelement"}
 _META_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad", "names", "layout"}
@@ -48,6 +51,7 @@ class Lifter:
         self.inlined: set[str] = set()
         # Blocks that are alike share one graph: what its nodes call is looked up once.
         self._calls: dict[fx.Node, tuple[Any, Lift | None, bool]] = {}
+        self._sites: Counter[str] | None = None
 
     def flows(self) -> Iterable[Flow]:
         """A flow for every module that is not part of another flow, parents first."""
@@ -143,6 +147,8 @@ class Lifter:
             return self._leaf(flow, frame, node, path)
         if refusal is not None and refusal.code == "RK301" and self._is_shared_no_op(module, node, inputs):
             return inputs[0]
+        if refusal is not None and refusal.code == "RK301" and self._may_have_copies(frame, module, path):
+            return self._copied_leaf(flow, frame, node, path)
         traced = self.survey.traced.get(id(module))
         if refusal is None and isinstance(traced, Traced) and depth < _MAX_DEPTH:
             given = bound(module, traced, node)
@@ -207,6 +213,23 @@ class Lifter:
         if lift.rule != no_op.RULE or len(inputs) != 1 or len(node.args) + len(node.kwargs) != 1:
             return False
         return self.algebra.enabled(lift.rule) and not module.training
+
+    def _may_have_copies(self, frame: Frame, module: nn.Module, path: str) -> bool:
+        """Whether a recipe lets the callers of a shared convolution or linear layer have a copy each."""
+        if not self.algebra.enabled(unshare.RULE) or not self.survey.is_leaf(module, self.registry):
+            return False
+        if self._sites is None:
+            self._sites = call_sites(self.survey)
+        graph = frame.traced.graph
+        return isinstance(module, ANCHORS) and may_have_copies(module, path, graph, self._sites)
+
+    def _copied_leaf(self, flow: Flow, frame: Frame, node: fx.Node, path: str) -> Value:
+        value = self._leaf(flow, frame, node, path)
+        assert self._sites is not None
+        value.shared = self._sites[path] > 1
+        if value.term is not None:
+            value.term = replace(value.term, rules=value.term.rules | {unshare.RULE})
+        return value
 
     def _is_shared_no_op(self, module: nn.Module, node: fx.Node, inputs: list[Value]) -> bool:
         """Whether it is one dropout for many places: who does nothing does nothing everywhere."""

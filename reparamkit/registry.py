@@ -27,7 +27,7 @@ import reparamkit.rules as core_rules
 from reparamkit import hookspecs
 from reparamkit.errors import PluginError
 from reparamkit.policy import POLICIES, Policy
-from reparamkit.rule import Lift, Rule, RuleSet, grouped
+from reparamkit.rule import Lift, Rule, RuleSet, Switch, grouped
 
 _API = (Rule.__args__, Policy, Path)
 _SAME = ("forward", "_conv_forward", "__call__")
@@ -68,6 +68,11 @@ class Registry:
     def rule_ids(self) -> tuple[str, ...]:
         """Ids of all rules, sorted."""
         return tuple(sorted({r.rule for r in self.rules if r.rule}))
+
+    @property
+    def opt_in_ids(self) -> frozenset[str]:
+        """Ids of the rules that are off until a recipe names them."""
+        return frozenset(r.rule for r in self.rules if getattr(r, "opt_in", False))
 
     def module_lift(self, cls: type) -> Lift | None:
         """The lift for modules of class `cls`: exact, or of a base whose forward it inherits."""
@@ -233,6 +238,8 @@ def _plugin_name(plugin: object) -> str:
 
 
 def _key(rule: Rule) -> tuple[Any, ...]:
+    if isinstance(rule, Switch):
+        return ("Switch", rule.rule)
     fields = ("target", "outer", "inner", "kind", "order")
     return (type(rule).__name__, *(getattr(rule, f) for f in fields if hasattr(rule, f)))
 

@@ -1,6 +1,6 @@
 """Declarations: what a rule is. A plugin returns them, the host does the dispatching.
 
-A rule has an id (`plugin/name`) and is made of declarations of five kinds; several may share one id:
+A rule has an id (`plugin/name`) and is made of declarations of seven kinds; several may share one id:
 
 | kind      | says                                                                    |
 |-----------|-------------------------------------------------------------------------|
@@ -8,7 +8,11 @@ A rule has an id (`plugin/name`) and is made of declarations of five kinds; seve
 | `Compose` | `outer(inner(x))` for two kinds of operators is this operator           |
 | `Align`   | two operators that are to be added or stacked are brought to one form   |
 | `Add`     | the sum of two operators of one form is this operator                   |
+| `Concat`  | the stacked outputs of operators of one form are this operator          |
 | `Lower`   | an operator is this module                                              |
+| `Switch`  | something the planner may do is allowed                                 |
+
+A rule with an `opt_in` declaration is off until a recipe names it.
 
 All functions are pure. What they cannot do exactly they answer with a `Refusal`.
 """
@@ -118,6 +122,7 @@ class Lift:
         subclasses: also match subclasses that inherit the forward.
         keeps_dtype: the result has the dtype of the input whatever the parameters have (batch norm).
         overrides: id of the rule whose lift of the same target this one replaces.
+        opt_in: off until a recipe names the rule.
         origin: the plugin that declared it; filled in by the registry.
     """
 
@@ -127,6 +132,7 @@ class Lift:
     subclasses: bool = False
     keeps_dtype: bool = False
     overrides: str = ""
+    opt_in: bool = False
     origin: str = ""
 
 
@@ -187,7 +193,23 @@ class Lower:
     origin: str = ""
 
 
-Rule = Lift | Compose | Align | Add | Concat | Lower
+@dataclass(frozen=True)
+class Switch:
+    """Something the planner can do, and the condition under which it may.
+
+    Attributes:
+        rule: id of the rule this belongs to.
+        run: the condition, called by the planner.
+        opt_in: off until a recipe names the rule.
+    """
+
+    rule: str
+    run: Callable[..., bool]
+    opt_in: bool = False
+    origin: str = ""
+
+
+Rule = Lift | Compose | Align | Add | Concat | Lower | Switch
 
 
 def lifts(target: Any, rule: str, **options: Any) -> Callable[[Any], Lift]:

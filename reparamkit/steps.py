@@ -24,7 +24,7 @@ def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
         edit = planned.edit
         if isinstance(edit, Swap):
             holder = made.survey.modules[edit.anchor]
-            kept = _same_geometry(holder, found.module)
+            kept = _same_geometry(holder, found.module) and made.survey.names[id(holder)] == 1
             (steps.weights if kept else steps.modules)[edit.anchor] = found.module
             for path, names in edit.remainders.items():
                 split = edit.candidate.target.split

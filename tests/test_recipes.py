@@ -56,6 +56,7 @@ CORE_RULES = {
     "core/pooling",
     "core/scale",
     "core/sequential",
+    "core/unshare",
 }
 MINIMAL = "version: 1\nname: mine\nblocks:\n  - match: {class: Block}\n"
 

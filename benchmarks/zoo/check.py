@@ -42,7 +42,7 @@ def check(spec: str) -> dict[str, Any]:
     problems = [*_state_problems(model, deploy, kept, made)]
     if not error <= TOLERANCE:
         problems.append(f"wrong: relative error {error:.3g}")
-    if type(deploy) is not type(model):
+    if not isinstance(deploy, type(model)):
         problems.append(f"class changed to {type(deploy).__name__}")
     again = reparamkit.plan(deploy)
     if again.edits:

@@ -172,6 +172,4 @@ def _ultralytics(name: str) -> Built:
 def _transformers(name: str) -> Built:
     fresh = _seeded(lambda: hugging_face.model(name))
     model = fresh()
-    return Built(
-        model, hugging_face.inputs(name, model), fresh, default_dtype=name in hugging_face.DEFAULT_DTYPE
-    )
+    return Built(model, hugging_face.inputs(name, model), fresh, default_dtype=name in hugging_face.DEFAULT_DTYPE)

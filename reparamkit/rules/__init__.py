@@ -25,6 +25,7 @@ from reparamkit.rules import (
     pooling,
     scale,
     sequential,
+    unshare,
 )
 
 CORE: tuple[Rule, ...] = (
@@ -45,6 +46,7 @@ CORE: tuple[Rule, ...] = (
     *border.rules,
     *no_op.rules,
     *gate.rules,
+    *unshare.rules,
 )
 
 

@@ -19,7 +19,7 @@ def collapses(
     *shapes: Shape,
     norms: int = 0,
     refused: frozenset[str] | set[str] = frozenset(),
-    recipe: str | None = None,
+    recipe: Any = None,
     seed: int = 0,
     **options: Any,
 ) -> nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,6 +67,65 @@ def test_riformer_affine_and_its_input_are_one(recipe: str | None) -> None:
 def test_shared_convolution_keeps_its_norms() -> None:
     """Folding one norm into it would change the other levels."""
     collapses(SharedHead(), 1, norms=3, refused={"RK301"})
+
+
+UNSHARED = {
+    "version": 1,
+    "name": "unshared",
+    "blocks": [{"match": {"structure": "any"}, "rules": ["core/*", "unshare"]}],
+}
+
+
+def test_shared_convolution_becomes_one_a_level_where_the_recipe_asks_for_it() -> None:
+    deploy: Any = collapses(SharedHead(), 3, recipe=UNSHARED)
+    assert not hasattr(deploy, "conv")
+
+
+class ConvModule(nn.Module):
+    def __init__(self, conv: nn.Module, c: int = 8) -> None:
+        super().__init__()
+        self.conv, self.bn = conv, nn.BatchNorm2d(c)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)))
+
+
+class SharedByName(nn.Module):
+    """MMYOLO's: the modules of all levels hold the same convolution, each with its own batch norm."""
+
+    def __init__(self, c: int = 8, levels: int = 3) -> None:
+        super().__init__()
+        conv = nn.Conv2d(c, c, 3, padding=1, bias=False)
+        self.convs = nn.ModuleList(ConvModule(conv) for _ in range(levels))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [conv(F.max_pool2d(x, k)) for k, conv in enumerate(self.convs, 1)]
+
+
+def test_convolution_shared_by_name() -> None:
+    block = SharedByName()
+    collapses(block, 1, norms=3, refused={"RK301"})
+    deploy: Any = collapses(block, 3, recipe=UNSHARED)
+    assert len({id(conv.conv) for conv in deploy.convs}) == 3
+    assert block.convs[0].conv is block.convs[2].conv
+
+
+def test_glob_does_not_switch_on_what_is_opt_in() -> None:
+    every = {**UNSHARED, "blocks": [{"match": {"structure": "any"}, "rules": ["core/*"]}]}
+    collapses(SharedHead(), 1, norms=3, refused={"RK301"}, recipe=every)
+
+
+def test_block_that_does_not_name_the_rule_keeps_its_sharing() -> None:
+    """Another block of the recipe does."""
+    blocks = [{"match": {"class": "SharedHead"}}, {**UNSHARED["blocks"][0]}]
+    recipe = {**UNSHARED, "blocks": blocks}
+    collapses(nn.Sequential(SharedHead()), 1, norms=3, refused={"RK801"}, recipe=recipe)
+
+
+def test_hooked_module_keeps_its_sharing() -> None:
+    block = SharedHead()
+    block.conv.register_forward_hook(lambda module, args, out: None)
+    collapses(block, 1, norms=3, refused={"RK301"}, recipe=UNSHARED)
 
 
 def test_star_operation_stays() -> None:
