@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from reparamkit.errors import Refusal
     from reparamkit.merge import Term
-    from reparamkit.rule import Split
+    from reparamkit.rule import Split, Tail
     from reparamkit.trace import Traced
 
 
@@ -52,6 +52,7 @@ class Value:
         stacks: values, when it is a concatenation.
         stacked: what it is a stack of.
         split: its module is an operator first and something else then; this value is the operator.
+        tail: its module is something else first and an operator then; this value is the operator.
         refusal: why it is opaque, or why its sum does not merge.
         users: values that read it.
         escapes: it is read by something outside the flow.
@@ -75,6 +76,7 @@ class Value:
     stacks: tuple[Value, ...] = ()
     stacked: Stacked | None = None
     split: Split | None = None
+    tail: Tail | None = None
     refusal: Refusal | None = None
     users: list[Value] = field(default_factory=list)
     escapes: bool = False

@@ -120,7 +120,7 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     anchors: list[tuple[int, str, Value]] = []
     remainders: dict[str, tuple[str, ...]] = {}
     for value in values:
-        if value.split is not None and value.module_path is not None:
+        if (value.split or value.tail) and value.module_path is not None:
             remainders[value.module_path] = ()
             continue
         unit = _unit(value, candidate, flow)
@@ -162,7 +162,7 @@ def _free_to_change(path: str, survey: Survey) -> bool:
 def _unit(value: Value, candidate: Candidate, flow: Flow) -> str | None:
     """The module that computes `value` and nothing outside the region."""
     if value.module_path is not None:
-        return None if value.shared else value.module_path
+        return None if value.shared or value.tail is not None else value.module_path
     inside = set(candidate.values)
     frame = flow.frames[value.path]
     if frame.path == flow.path or frame.output not in inside:

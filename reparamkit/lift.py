@@ -24,7 +24,7 @@ from reparamkit.link import like_of, link, link_cat, link_sum
 from reparamkit.merge import Algebra, Term
 from reparamkit.paths import joined
 from reparamkit.registry import Registry
-from reparamkit.rule import Call, Cat, Lift, Split, Sum, Through
+from reparamkit.rule import Call, Cat, Lift, Split, Sum, Tail, Through
 from reparamkit.rules import no_op, unshare
 from reparamkit.sharing import call_sites, may_have_copies
 from reparamkit.survey import Survey, hooked
@@ -191,7 +191,7 @@ class Lifter:
             value.refusal = Refusal("RK331", f"{type(module).__name__} is called with more than its input", path)
             return value
         if not self.algebra.enabled(lift.rule):
-            value.refusal = Refusal("RK801", lift.rule, path)
+            value.refusal = None if lift.opt_in else Refusal("RK801", lift.rule, path)
             return value
         op = _guarded(lift, lambda: lift.run(module, _Context(inputs[0].rank)))
         if isinstance(op, Split):
@@ -199,6 +199,8 @@ class Lifter:
         if isinstance(op, Refusal):
             value.refusal = op.at(path)
             return value
+        if isinstance(op, Tail):
+            return self._tailed(flow, frame, node, value, op, lift)
         like = like_of([*module.parameters(), *module.buffers()], op, lift)
         link(value, inputs[0], Term(op, frozenset([lift.rule]), like))
         if value.split is None:
@@ -207,6 +209,14 @@ class Lifter:
         rest.module_path, rest.module = path, module
         rest.mutates = True
         return rest
+
+    def _tailed(self, flow: Flow, frame: Frame, node: fx.Node, head: Value, tail: Tail, lift: Lift) -> Value:
+        """A module that ends with an operator: a value for what it does first, and one for the operator."""
+        value = _new(flow, frame.path, node, [head])
+        value.module_path, value.module, value.tail = head.module_path, head.module, tail
+        assert head.module is not None
+        link(value, head, Term(tail.op, frozenset([lift.rule]), like_of(head.module.parameters(), tail.op, lift)))
+        return value
 
     def _is_no_op(self, lift: Lift, module: nn.Module, node: fx.Node, inputs: list[Value]) -> bool:
         """Whether the module hands its input on: then its output is the very same value."""

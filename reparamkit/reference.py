@@ -165,6 +165,9 @@ _INPLACE = {getattr(operator, f"i{n}"): getattr(operator, n) for n in ("add", "s
 
 def run_value(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
     """What the node of `value` computes from the `known` values, in float64."""
+    if value.tail is not None:
+        affine: Tensor = value.tail.affine(known[value.inputs[0]])
+        return affine
     if value.module is not None:
         return run_module(value.module, known[value.inputs[0]])
     result = _run_node(value, flow, known)

@@ -46,6 +46,21 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Tail:
+    """A module that is something else first and an affine operator of that then.
+
+    Attributes:
+        op: the affine part.
+        head: makes the module that does the rest, called when the affine part has moved elsewhere.
+        affine: what the affine part computes, for proofs; not made of `op`.
+    """
+
+    op: Operator
+    head: Callable[[], nn.Module]
+    affine: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
 class Through:
     """A call that is one operator applied to one of its inputs.
 
@@ -117,7 +132,7 @@ class Lift:
         rule: id of the rule this belongs to.
         target: a module class, a function, ``"module.Class"`` (matched only when that module is imported)
             or ``".method"`` for a method of tensors.
-        run: for a class ``(module, context) -> operator, Split or Refusal``; else ``(call, context) ->``
+        run: for a class ``(module, context) -> operator, Split, Tail or Refusal``; else ``(call, context) ->``
             `Through`, `Sum`, `Cat` or `Refusal`.
         subclasses: also match subclasses that inherit the forward.
         keeps_dtype: the result has the dtype of the input whatever the parameters have (batch norm).

@@ -21,6 +21,7 @@ from reparamkit.rules import (
     layout,
     linear,
     no_op,
+    norm_affine,
     pad,
     pooling,
     scale,
@@ -46,6 +47,7 @@ CORE: tuple[Rule, ...] = (
     *border.rules,
     *no_op.rules,
     *gate.rules,
+    *norm_affine.rules,
     *unshare.rules,
 )
 

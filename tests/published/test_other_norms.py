@@ -69,11 +69,7 @@ def test_shared_convolution_keeps_its_norms() -> None:
     collapses(SharedHead(), 1, norms=3, refused={"RK301"})
 
 
-UNSHARED = {
-    "version": 1,
-    "name": "unshared",
-    "blocks": [{"match": {"structure": "any"}, "rules": ["core/*", "unshare"]}],
-}
+UNSHARED = "rtmdet"
 
 
 def test_shared_convolution_becomes_one_a_level_where_the_recipe_asks_for_it() -> None:
@@ -111,14 +107,14 @@ def test_convolution_shared_by_name() -> None:
 
 
 def test_glob_does_not_switch_on_what_is_opt_in() -> None:
-    every = {**UNSHARED, "blocks": [{"match": {"structure": "any"}, "rules": ["core/*"]}]}
+    every = {"version": 1, "name": "every", "blocks": [{"match": {"structure": "any"}, "rules": ["core/*"]}]}
     collapses(SharedHead(), 1, norms=3, refused={"RK301"}, recipe=every)
 
 
 def test_block_that_does_not_name_the_rule_keeps_its_sharing() -> None:
     """Another block of the recipe does."""
-    blocks = [{"match": {"class": "SharedHead"}}, {**UNSHARED["blocks"][0]}]
-    recipe = {**UNSHARED, "blocks": blocks}
+    named = {"match": {"structure": "any"}, "rules": ["core/*", "unshare"]}
+    recipe = {"version": 1, "name": "two", "blocks": [{"match": {"class": "SharedHead"}}, named]}
     collapses(nn.Sequential(SharedHead()), 1, norms=3, refused={"RK801"}, recipe=recipe)
 
 
