@@ -18,6 +18,7 @@ from reparamkit.errors import Refusal
 from reparamkit.lower import realizable
 from reparamkit.operators import Arranged, Layout, Scale
 from reparamkit.region import region
+from reparamkit.rules import conv_bn
 
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Value
@@ -168,7 +169,8 @@ class Chooser:
         values = region(source, value)
         if isinstance(values, Refusal):
             return values
-        if len([v for v in values if not _is_free(v) and not v.stays]) < 2:
+        work = [v for v in values if not _is_free(v) and not v.stays]
+        if len(work) < 2 and not any(v.generated for v in work):
             return None
         made = realizable(replace(term, op=term.op.op) if isinstance(term.op, Arranged) else term)
         if isinstance(made, Refusal):
@@ -206,7 +208,8 @@ def _own_cost(value: Value) -> Cost:
         return Cost()
     cost = cost_of(value.term.op, value.density, _channels(value))
     if value.module is None:
-        return cost
+        statistics = 2 * _channels(value) if conv_bn.RULE in value.term.rules else 0
+        return cost + Cost(ops=int(value.generated), buffers=statistics)
     return replace(cost, buffers=sum(t.numel() for t in value.module.buffers() if t.is_floating_point()))
 
 

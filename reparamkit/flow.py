@@ -53,6 +53,7 @@ class Value:
         stacked: what it is a stack of.
         split: its module is an operator first and something else then; this value is the operator.
         tail: its module is something else first and an operator then; this value is the operator.
+        generated: it has a kernel that its forward computes from parameters.
         refusal: why it is opaque, or why its sum does not merge.
         users: values that read it.
         escapes: it is read by something outside the flow.
@@ -77,6 +78,7 @@ class Value:
     stacked: Stacked | None = None
     split: Split | None = None
     tail: Tail | None = None
+    generated: bool = False
     refusal: Refusal | None = None
     users: list[Value] = field(default_factory=list)
     escapes: bool = False

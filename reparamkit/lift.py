@@ -22,6 +22,7 @@ from reparamkit.flow import Flow, Frame, Stacked, Value, mapped, tensor_of
 from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.link import like_of, link, link_cat, link_sum
 from reparamkit.merge import Algebra, Term
+from reparamkit.operators import Conv
 from reparamkit.paths import joined
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Tail, Through
@@ -284,6 +285,7 @@ class Lifter:
         elif isinstance(made, Through):
             like = like_of(constants, made.op, lift, frame.module)
             link(value, made.value, Term(made.op, rules, like, made.rounding))
+            value.generated = isinstance(made.op, Conv) and _generated(constants, frame)
         elif isinstance(made, Sum):
             value.terms = made.terms
             link_sum(value, self.algebra, rules)
@@ -306,6 +308,13 @@ def _opaque(traced: Traced | Forked | Refusal | None, path: str) -> Refusal | No
     if isinstance(traced, Forked):
         return Refusal("RK604", "what its forward does depends on what it is given", path)
     return traced if isinstance(traced, Refusal) else None
+
+
+def _generated(constants: list[Tensor], frame: Frame) -> bool:
+    """Whether one of them is a kernel that was computed, not stored or a view of what is stored."""
+    computed = [c for c in frame.traced.constants.values() if c.ndim > 1 and any(c is t for t in constants)]
+    stored = {t.untyped_storage().data_ptr() for t in (*frame.module.parameters(), *frame.module.buffers())}
+    return any(c.untyped_storage().data_ptr() not in stored for c in computed)
 
 
 def _new(flow: Flow, path: str, node: fx.Node, inputs: list[Value] | None = None) -> Value:

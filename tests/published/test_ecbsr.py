@@ -120,4 +120,5 @@ def test_fixed_filters() -> None:
 
 
 def test_edges_that_are_squared_stay() -> None:
-    collapses(Squared(), 2)
+    """Their filter, put together in the forward, becomes a stored one."""
+    collapses(Squared(), 3)

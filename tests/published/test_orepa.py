@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.helpers import convert
 from tests.published.assertions import collapses
 
 
@@ -92,6 +95,32 @@ class OREPALargeConv(nn.Module):
         return self.bn(F.conv2d(x, kernel.transpose(0, 1), padding=self.pad))
 
 
+class StandardizedConv(nn.Conv2d):
+    """Weight standardisation (arXiv 1903.10520), with NFNet's gain: a kernel without mean and with unit variance."""
+
+    def __init__(self, cin: int, cout: int, k: int) -> None:
+        super().__init__(cin, cout, k, padding=k // 2)
+        self.gain = nn.Parameter(torch.ones(cout, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = F.batch_norm(
+            self.weight.reshape(1, self.out_channels, -1), None, None, weight=self.gain.view(-1), training=True
+        ).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class Blur(nn.Module):
+    """The must-refuse twin: a filter for all channels is stored once, and looked at as if it were many."""
+
+    def __init__(self, c: int = 8) -> None:
+        super().__init__()
+        self.register_buffer("filter", torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).view(1, 1, 3, 3) / 16)
+        self.c = c
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.filter.expand(self.c, 1, 3, 3), groups=self.c)
+
+
 class InputDependent(nn.Module):
     """The must-refuse twin: the kernel depends on the input."""
 
@@ -116,6 +145,21 @@ def test_generated_kernel_beside_the_identity(recipe: str | None) -> None:
 
 def test_kernel_from_a_chain_of_kernels() -> None:
     collapses(OREPALargeConv(), 1, (1, 4, 9, 9), (2, 4, 8, 11))
+
+
+def test_standardised_kernel_is_stored() -> None:
+    block = nn.Sequential(StandardizedConv(8, 8, 3), nn.ReLU(), StandardizedConv(8, 6, 1))
+    deploy: Any = collapses(block, 2)
+    assert not hasattr(deploy[0], "gain")
+    assert deploy[0].weight is None
+    assert "reparam" in repr(deploy[0])
+    assert deploy[0].reparam.kernel_size == (3, 3)
+
+
+def test_view_of_a_stored_filter_stays() -> None:
+    deploy, report = convert(Blur(), (1, 8, 7, 7))
+    assert report.merged == ()
+    assert deploy.filter.shape == (1, 1, 3, 3)
 
 
 def test_kernel_that_depends_on_the_input_stays() -> None:

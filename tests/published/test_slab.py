@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -61,10 +59,9 @@ def test_norm_goes_into_the_linear_layer_behind_it(recipe: str | None) -> None:
     collapses(Mlp(), 2, *TOKENS, recipe=recipe, example_inputs=inputs(TOKENS[0]))
 
 
-def test_the_norm_alone() -> None:
-    """With no linear layer to go into, it becomes a depthwise convolution of one tap."""
-    deploy: Any = collapses(RepBN(), 1, *TOKENS, example_inputs=inputs(TOKENS[0]))
-    assert deploy.reparam.groups == 8
+def test_the_norm_alone_stays() -> None:
+    """It is one affine map, but there is no convolution or linear layer to go into."""
+    collapses(RepBN(), 0, *TOKENS, norms=1, example_inputs=inputs(TOKENS[0]))
 
 
 def test_layer_norm_is_not_affine() -> None:
