@@ -107,6 +107,7 @@ def _left(deploy: nn.Module, inputs: Any, report: Any) -> dict[str, Any]:
     results: dict[int, str] = {}  # tensors that a convolution or linear layer, or a batch norm, just returned
     alive: list[Any] = []
     linear = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+    readers: dict[str, set[str]] = {}
 
     def note(path: str, module: nn.Module) -> Any:
         def hook(_: Any, args: Any, out: Any) -> None:
@@ -115,8 +116,10 @@ def _left(deploy: nn.Module, inputs: Any, report: Any) -> dict[str, Any]:
                 seen.setdefault(path, results.get(id(x), "") == "linear")
                 results[id(out)] = path if type(module).__module__.startswith("torch.nn") else ""
             else:
-                if results.get(id(x), "linear") not in ("linear", ""):
-                    seen[results[id(x)]] = True
+                norm = results.get(id(x), "linear")
+                if norm not in ("linear", ""):
+                    seen[norm] = True
+                    readers.setdefault(norm, set()).add(path)
                 results[id(out)] = "linear"
             alive.extend((x, out))
 
@@ -130,7 +133,8 @@ def _left(deploy: nn.Module, inputs: Any, report: Any) -> dict[str, Any]:
     codes: Counter[str] = Counter()
     silent = []
     for path, beside in seen.items():
-        reasons = [r for r in (*report.refused, *report.untraceable) if _about(r.where, path)]
+        places = (path, *readers.get(path, ()))
+        reasons = [r for r in (*report.refused, *report.untraceable) if any(_about(r.where, p) for p in places)]
         codes[reasons[0].code if reasons else "beside nothing linear" if not beside else "no reason"] += 1
         if beside and not reasons:
             silent.append(path)

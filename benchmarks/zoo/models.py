@@ -132,6 +132,8 @@ def _torchvision(name: str) -> Built:
         options["weights_backbone"] = None
     if prefix is not None:
         options[f"{prefix}score_thresh"] = 0.0  # random scores are low, and nothing found would prove nothing
+        if not name.startswith("ssd"):
+            options |= {"min_size": 160, "max_size": 256}
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = True
     fresh = _seeded(lambda: models.get_model(name, **options))
