@@ -17,8 +17,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from reparamkit.checkpoint import convert_state_dict, load, load_weights, save
     from reparamkit.errors import (
+        CheckpointError,
+        MissingExtraError,
         ModelError,
+        OutputError,
         PluginError,
         RecipeError,
         Refusal,
@@ -38,10 +42,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CheckpointError",
     "Conv",
     "ConvTranspose",
     "Lift",
+    "MissingExtraError",
     "ModelError",
+    "OutputError",
     "Plan",
     "PluginError",
     "Policy",
@@ -59,10 +66,14 @@ __all__ = [
     "__version__",
     "apply",
     "conv",
+    "convert_state_dict",
     "hookimpl",
     "lifts",
+    "load",
     "load_recipe",
+    "load_weights",
     "plan",
+    "save",
     "stencil",
     "verify",
 ]
@@ -72,7 +83,9 @@ __all__ = [
 _HOME = {
     name: module
     for module, names in {
-        "errors": "ModelError PluginError RecipeError Refusal ReparamError VerificationError",
+        "checkpoint": "convert_state_dict load load_weights save",
+        "errors": "CheckpointError MissingExtraError ModelError OutputError PluginError RecipeError Refusal "
+        "ReparamError VerificationError",
         "hookspecs": "hookimpl",
         "operators": "Conv ConvTranspose Scale Stencil conv stencil",
         "pipeline": "apply plan",

@@ -20,8 +20,10 @@ from typing import Any
 
 from torch import nn
 
+from reparamkit.errors import ReparamError
 
-class ModelSourceError(ValueError):
+
+class ModelSourceError(ReparamError):
     """There is no such model, or making it failed."""
 
 
@@ -40,7 +42,7 @@ def load_model(spec: str) -> nn.Module:
     prefix, colon, name = spec.partition(":")
     if not colon or not prefix or not name:
         raise ModelSourceError(
-            f"model {spec!r}: expected timm:NAME, torchvision:NAME, ultralytics:CFG or module:callable"
+            "RK920", f"model {spec!r}: expected timm:NAME, torchvision:NAME, ultralytics:CFG or module:callable"
         )
     maker = _ZOOS.get(prefix)
     try:
@@ -49,9 +51,9 @@ def load_model(spec: str) -> nn.Module:
         raise
     # Foreign code may fail in any way; whoever typed the name wants to know how, not where in our code.
     except Exception as error:
-        raise ModelSourceError(f"model {spec!r}: {_reason(prefix, error)}") from error
+        raise ModelSourceError("RK920", f"model {spec!r}: {_reason(prefix, error)}") from error
     if not isinstance(model, nn.Module):
-        raise ModelSourceError(f"model {spec!r} is a {type(model).__name__}, not an nn.Module")
+        raise ModelSourceError("RK920", f"model {spec!r} is a {type(model).__name__}, not an nn.Module")
     return model.eval()
 
 
@@ -72,7 +74,7 @@ def _torchvision(name: str) -> Any:
 def _ultralytics(name: str) -> Any:
     # A .pt file would be unpickled, and fetched when it is not there.
     if Path(name).suffix not in (".yaml", ".yml"):
-        raise ModelSourceError(f"model 'ultralytics:{name}': expected the name of a YAML file (yolov8n.yaml)")
+        raise ModelSourceError("RK920", f"model 'ultralytics:{name}': expected the name of a YAML file (yolov8n.yaml)")
     return import_module("ultralytics").YOLO(name).model
 
 
@@ -86,7 +88,7 @@ def _from_module(module: str, name: str) -> Any:
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
-        raise ModelSourceError(f"model '{module}:{name}' is a {type(found).__name__}, not something to call")
+        raise ModelSourceError("RK920", f"model '{module}:{name}' is a {type(found).__name__}, not something to call")
     return found()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -21,12 +22,13 @@ from torch import nn
 from reparamkit.check import checked_example, checked_model, expectations
 from reparamkit.errors import RecipeError, Refusal
 from reparamkit.host import Rewrite
+from reparamkit.keymap import key_map, keys_of
 from reparamkit.plan import Plan, Planned, make_plan
 from reparamkit.policy import Policy
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry, build, default_registry
 from reparamkit.report import Report, report_of
-from reparamkit.splice import copied, splice
+from reparamkit.splice import Steps, copied, splice
 from reparamkit.steps import steps_of
 from reparamkit.survey import observe_ranks, survey
 from reparamkit.verify import Proven, Truth, prove
@@ -98,6 +100,7 @@ def apply(
     plugins: Plugins = ...,
     example_inputs: Any = ...,
     strict: bool = ...,
+    keep_original: bool = ...,
     return_report: Literal[False] = ...,
 ) -> nn.Module: ...
 @overload
@@ -111,6 +114,7 @@ def apply(
     plugins: Plugins = ...,
     example_inputs: Any = ...,
     strict: bool = ...,
+    keep_original: bool = ...,
     return_report: Literal[True],
 ) -> tuple[nn.Module, Report]: ...
 @_quietly
@@ -124,6 +128,7 @@ def apply(
     plugins: Plugins = None,
     example_inputs: Any = None,
     strict: bool = False,
+    keep_original: bool = False,
     return_report: bool = False,
 ) -> nn.Module | tuple[nn.Module, Report]:
     """Turn the multi-branch blocks of `model` into single-path ones that compute the same.
@@ -139,6 +144,7 @@ def apply(
         example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments. With it the whole model is
             compared before and after, and layers whose meaning depends on the number of axes are understood.
         strict: raise `RecipeError` RK707 when anything was refused.
+        keep_original: keep what is replaced, so that `Report.undo` can bring it back; costs its memory.
         return_report: also return the `Report`.
 
     Returns:
@@ -159,7 +165,8 @@ def apply(
         raise RecipeError(
             "RK707", f"strict: {len(refused) + len(made.refusals)} refusals, the first: {(*refused, *made.refusals)[0]}"
         )
-    target = model if inplace else copied(model, steps)
+    target = model if inplace else copied(model, Steps() if keep_original else steps)
+    keys = keys_of(model)
     undo = splice(target, steps)
     try:
         expectations(made, target)
@@ -168,6 +175,7 @@ def apply(
         undo()
         raise
     report = report_of(made, proven, comparison, tuple(refused))
+    report = replace(report, key_map=key_map(keys, keys_of(target), proven), _undo=[undo] if keep_original else [])
     return (target, report) if return_report else target
 
 

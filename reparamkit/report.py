@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from reparamkit.errors import Refusal
+from reparamkit.errors import ModelError, Refusal
 from reparamkit.operators import Conv
 from reparamkit.paths import joined
 
 if TYPE_CHECKING:
     from reparamkit.flow import Value
     from reparamkit.plan import Plan, Planned
+    from reparamkit.recipe import Recipe
     from reparamkit.verify import Comparison, Proven
 
 
@@ -60,6 +61,9 @@ class Report:
         refused: every value that could not be merged.
         untraceable: modules whose forward could not be traced (their children were converted one by one).
         whole_model: comparison of the whole model, when example inputs were given.
+        key_map: key of the original's state dict -> keys of the converted one's that depend on it; one that was
+            not merged maps to itself, one that plays no part any more to nothing.
+        spec: the recipe, complete, with the policy that was used.
     """
 
     recipe: str
@@ -69,6 +73,21 @@ class Report:
     untraceable: tuple[Refusal, ...] = ()
     whole_model: Comparison | None = None
     plugins: tuple[str, ...] = field(default=())
+    key_map: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    spec: Recipe | None = field(default=None, repr=False)
+    _undo: list[Callable[[], None]] = field(default_factory=list, repr=False, compare=False)
+
+    def undo(self) -> None:
+        """Take the conversion back: the converted model is, module for module, what it was before.
+
+        For ``apply(..., inplace=True, keep_original=True)``; with a copy, the copy becomes a copy of the original.
+
+        Raises:
+            ModelError: RK111 when the original was not kept, or it was taken back already.
+        """
+        if not self._undo:
+            raise ModelError("RK111", "call apply(..., keep_original=True), and undo once")
+        self._undo.pop()()
 
     @property
     def max_error(self) -> float | None:
@@ -86,6 +105,7 @@ class Report:
             "untraceable": [asdict(r) for r in self.untraceable],
             "whole_model": None if self.whole_model is None else asdict(self.whole_model),
             "max_error": self.max_error,
+            "key_map": {old: list(new) for old, new in self.key_map.items()},
         }
 
     def to_json(self, indent: int | None = 2) -> str:
@@ -130,6 +150,7 @@ def report_of(
         tuple(r for r in refusals if r.code != "RK604"),
         tuple(r for r in refusals if r.code == "RK604"),
         comparison,
+        spec=plan.recipe.model_copy(update={"policy": plan.policy.name}),
     )
 
 

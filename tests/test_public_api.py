@@ -15,10 +15,13 @@ import reparamkit
 
 PACKAGE = Path(reparamkit.__file__).parent
 PUBLIC = [
+    "CheckpointError",
     "Conv",
     "ConvTranspose",
     "Lift",
+    "MissingExtraError",
     "ModelError",
+    "OutputError",
     "Plan",
     "PluginError",
     "Policy",
@@ -36,10 +39,14 @@ PUBLIC = [
     "__version__",
     "apply",
     "conv",
+    "convert_state_dict",
     "hookimpl",
     "lifts",
+    "load",
     "load_recipe",
+    "load_weights",
     "plan",
+    "save",
     "stencil",
     "verify",
 ]

@@ -13,6 +13,7 @@ from reparamkit.cli.outcome import Exit, exit_codes
 from reparamkit.cli.screen import complain, say
 
 if TYPE_CHECKING:
+    from reparamkit.recipe import Recipe
     from reparamkit.report import Report
 
 
@@ -38,11 +39,11 @@ def command(
 ) -> None:
     """Convert a model: multi-branch blocks become single-path ones, proven in float64."""
     with exit_codes():
-        from reparamkit.checkpoint import checked_target, load_weights, save_weights
+        from reparamkit.checkpoint import checked_output, load_weights, save
         from reparamkit.model_source import load_model
 
         if output is not None:
-            checked_target(output, force=force)
+            checked_output(output, _named(recipe, policy), force=force)
         loaded = load_model(model)
         if weights is not None:
             load_weights(loaded, weights)
@@ -56,9 +57,16 @@ def command(
         _stop_unless_useful(report, strict)
         if output is None:
             return
-        save_weights(converted, output, {"reparamkit": reparamkit.__version__, "recipe": report.recipe})
+        save(converted, output, report, source=weights, force=force)
         if not as_json:
             say(f"wrote {output}")
+
+
+def _named(recipe: str, policy: str | None) -> Recipe:
+    from reparamkit.cli.plugins import registry
+
+    loaded = reparamkit.load_recipe(recipe, folders=registry().recipe_folders)
+    return loaded if policy is None else loaded.model_copy(update={"policy": policy})
 
 
 def _stop_unless_useful(report: Report, strict: bool) -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 from torch import nn
 
 import reparamkit
-from reparamkit.checkpoint import CheckpointError, save_weights
 from reparamkit.demo.measure import latency, measured
 from reparamkit.demo.network import SmallRepVGG
 from reparamkit.demo.show import comparison, heading, line
 from reparamkit.demo.training import digits, train
+from reparamkit.errors import OutputError
+from reparamkit.report import Report
 
 __all__ = ["SmallRepVGG", "run"]
 
@@ -35,19 +36,19 @@ def run(folder: Path, epochs: int) -> bool:
         Whether the two networks predict the same for every test image.
 
     Raises:
-        CheckpointError: a checkpoint cannot be written.
+        OutputError: a checkpoint cannot be written.
     """
     _made(folder)
     data = digits()
     heading(f"1. Train a small RepVGG: {len(data.train_y)} images of handwritten digits, {epochs} epochs")
     trained = train(SmallRepVGG(), data, epochs, progress=line)
-    _save(trained, folder / "train.safetensors")
+    _save(trained, folder / "train.safetensors", None)
 
     heading(f'2. reparamkit.apply(model, recipe="{RECIPE}")')
     deploy, report = reparamkit.apply(trained, recipe=RECIPE, return_report=True)
     for merged in report.merged:
         line(f"{merged.path}: {merged.before} -> {merged.after}")
-    _save(deploy, folder / "deploy.safetensors")
+    _save(deploy, folder / "deploy.safetensors", report)
 
     heading("3. Compare")
     same = int((trained(data.test_x).argmax(1) == deploy(data.test_x).argmax(1)).sum())
@@ -64,9 +65,9 @@ def _made(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+        raise OutputError("RK912", f"{folder}: {error}") from error
 
 
-def _save(model: nn.Module, path: Path) -> None:
-    save_weights(model, path, {"reparamkit": reparamkit.__version__})
+def _save(model: nn.Module, path: Path, report: Report | None) -> None:
+    reparamkit.save(model, path, report, force=True)
     line(f"wrote {path} ({path.stat().st_size / 1024:,.0f} KiB)")

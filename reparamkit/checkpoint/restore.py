@@ -1,0 +1,163 @@
+"""Models from files: training weights into a model, deploy weights into the deploy form of a fresh one."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from reparamkit.checkpoint.file import read
+from reparamkit.checkpoint.provenance import recipe_in, wants_channels_last
+from reparamkit.errors import CheckpointError
+from reparamkit.pipeline import RecipeLike, apply
+
+if TYPE_CHECKING:
+    from reparamkit.pipeline import Plugins
+    from reparamkit.recipe import Recipe
+
+_SHOWN = 5
+
+
+def load_weights(model: nn.Module, file: str | os.PathLike[str]) -> None:
+    """Load a checkpoint into `model` itself; every key must fit.
+
+    Args:
+        model: takes the weights.
+        file: safetensors, or what `torch.save` wrote (read with ``weights_only=True``).
+
+    Raises:
+        CheckpointError: RK910 the file cannot be read, RK911 its keys or shapes are not the model's.
+    """
+    _fill(model, read(Path(file)).tensors, str(file))
+
+
+def load(
+    model: nn.Module,
+    file: str | os.PathLike[str],
+    *,
+    recipe: RecipeLike = None,
+    plugins: Plugins = None,
+) -> nn.Module:
+    """The deploy form of `model` with the weights of a deploy checkpoint; no training weights are needed.
+
+    The recipe in the checkpoint is applied to a copy of `model`. What merges may depend on numbers (a shift of zero
+    passes a border), so the copy first gets the numbers that the checkpoint still has and random ones elsewhere:
+    only what is true of all numbers is merged, as it was when the checkpoint was made.
+
+    Args:
+        model: a fresh model in eval mode, not yet converted; not touched.
+        file: written by `save` or ``reparamkit apply -o``.
+        recipe: for a file that does not say which recipe made it.
+        plugins: as for `apply`.
+
+    Returns:
+        The deploy model, in the dtype and on the device of `model`.
+
+    Raises:
+        CheckpointError: RK910 the file cannot be read or names no recipe, RK911 it does not fit the deploy form.
+        ModelError, RecipeError, PluginError: as for `apply`.
+    """
+    stored = read(Path(file))
+    spec = recipe if recipe is not None else recipe_in(stored.metadata)
+    if spec is None:
+        raise CheckpointError("RK910", f"{file}: it does not say which recipe made it; pass recipe=")
+    deploy = _deploy_form(model, stored.tensors, spec, plugins)
+    _fill(deploy, stored.tensors, str(file))
+    if wants_channels_last(stored.metadata):
+        deploy.to(memory_format=torch.channels_last)
+    return deploy
+
+
+def convert_state_dict(
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    recipe: RecipeLike = None,
+    *,
+    policy: str | None = None,
+    plugins: Plugins = None,
+) -> dict[str, Tensor]:
+    """The deploy form of training weights; the model is not run.
+
+    For what was stored before a conversion: averaged weights (EMA), teachers, older epochs.
+
+    Args:
+        model: gives the architecture, in eval mode; not touched, and its own weights do not matter.
+        state_dict: training weights for it.
+        recipe: as for `apply`.
+        policy: as for `apply`.
+        plugins: as for `apply`.
+
+    Returns:
+        The weights of the deploy model, for ``load_state_dict(..., strict=True)``.
+
+    Raises:
+        CheckpointError: RK911 when `state_dict` does not fit `model`.
+        ModelError, RecipeError, PluginError, VerificationError: as for `apply`.
+    """
+    filled = copy.deepcopy(model)
+    _fill(filled, state_dict, "the state dict")
+    return apply(filled, recipe, inplace=True, policy=policy, plugins=plugins).state_dict()
+
+
+def _deploy_form(
+    model: nn.Module, tensors: Mapping[str, Tensor], recipe: RecipeLike | Recipe, plugins: Plugins
+) -> nn.Module:
+    wanted = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    deploy = model
+    for randomised in (True, False):  # a model may have been stored with the very numbers it starts with
+        fresh = copy.deepcopy(model)
+        _prepare(fresh, tensors, randomised)
+        deploy = apply(fresh, recipe, inplace=True, verify=False, plugins=plugins)
+        if {k: tuple(t.shape) for k, t in deploy.state_dict().items() if isinstance(t, Tensor)} == wanted:
+            break
+    return deploy
+
+
+def _prepare(model: nn.Module, tensors: Mapping[str, Tensor], randomised: bool) -> None:
+    """Give `model` the numbers that are known, and arbitrary ones where they are not."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for key, tensor in _weights(model):
+            known = tensors.get(key)
+            if known is not None and known.shape == tensor.shape:
+                tensor.copy_(known)
+            elif randomised and tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)  # positive: it may be a variance
+
+
+def _weights(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    """Parameters, and the statistics of norms; other buffers may be tables and masks, which are no weights."""
+    yield from model.named_parameters()
+    for path, module in model.named_modules():
+        if isinstance(getattr(module, "running_var", None), Tensor):
+            yield from module.named_buffers(path, recurse=False)
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    own = {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+    problems = {
+        "missing": [key for key in own if key not in tensors],
+        "unexpected": [key for key in tensors if key not in own],
+        "of another shape": [
+            f"{key} {tuple(tensors[key].shape)} for {tuple(own[key].shape)}"
+            for key in own
+            if key in tensors and tensors[key].shape != own[key].shape
+        ],
+    }
+    told = [f"{what}: {_few(keys)}" for what, keys in problems.items() if keys]
+    if told:
+        raise CheckpointError("RK911", f"{name}: {'; '.join(told)}")
+    try:
+        model.load_state_dict(tensors, strict=True)
+    except (RuntimeError, TypeError) as error:
+        raise CheckpointError("RK911", f"{name}: {error}") from error
+
+
+def _few(items: list[str]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
