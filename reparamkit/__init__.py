@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reparamkit.checkpoint import convert_state_dict, load, load_weights, save
+    from reparamkit.checkpoint import convert_state_dict, load, load_weights, save, upstream_state_dict
     from reparamkit.errors import (
         CheckpointError,
         MissingExtraError,
@@ -75,6 +75,7 @@ __all__ = [
     "plan",
     "save",
     "stencil",
+    "upstream_state_dict",
     "verify",
 ]
 
@@ -83,7 +84,7 @@ __all__ = [
 _HOME = {
     name: module
     for module, names in {
-        "checkpoint": "convert_state_dict load load_weights save",
+        "checkpoint": "convert_state_dict load load_weights save upstream_state_dict",
         "errors": "CheckpointError MissingExtraError ModelError OutputError PluginError RecipeError Refusal "
         "ReparamError VerificationError",
         "hookspecs": "hookimpl",

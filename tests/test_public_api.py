@@ -48,6 +48,7 @@ PUBLIC = [
     "plan",
     "save",
     "stencil",
+    "upstream_state_dict",
     "verify",
 ]
 

@@ -4,6 +4,7 @@
     training weights ──► convert_state_dict ──► deploy weights
 
 file         tensors in and out of files
+names        keys as upstream has them
 provenance   which recipe and versions made them
 store        a converted model to a file
 restore      models from files
@@ -12,6 +13,6 @@ restore      models from files
 from __future__ import annotations
 
 from reparamkit.checkpoint.restore import convert_state_dict, load, load_weights
-from reparamkit.checkpoint.store import checked_output, save
+from reparamkit.checkpoint.store import checked_output, save, upstream_state_dict
 
-__all__ = ["checked_output", "convert_state_dict", "load", "load_weights", "save"]
+__all__ = ["checked_output", "convert_state_dict", "load", "load_weights", "save", "upstream_state_dict"]

@@ -23,6 +23,7 @@ from reparamkit.recipe import Recipe, load_recipe
 
 RECIPE_FILE = "recipe.yaml"
 _PREFIX = "reparamkit."
+UPSTREAM = {f"{_PREFIX}names": "upstream"}
 
 
 def metadata_of(model: nn.Module, recipe: Recipe | None, source: Path | None) -> dict[str, str]:
@@ -63,6 +64,11 @@ def recipe_in(metadata: Mapping[str, str]) -> Recipe | None:
 def wants_channels_last(metadata: Mapping[str, str]) -> bool:
     """Whether the weights were in channels_last memory format when they were stored."""
     return metadata.get(f"{_PREFIX}memory_format") == "channels_last"
+
+
+def has_upstream_names(metadata: Mapping[str, str]) -> bool:
+    """Whether the keys are those of the upstream deploy checkpoint."""
+    return metadata.items() >= UPSTREAM.items()
 
 
 def is_channels_last(tensors: Mapping[str, Any]) -> bool:

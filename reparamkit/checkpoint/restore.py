@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from reparamkit.checkpoint.file import read
-from reparamkit.checkpoint.provenance import recipe_in, wants_channels_last
+from reparamkit.checkpoint.names import upstream_names
+from reparamkit.checkpoint.provenance import has_upstream_names, recipe_in, wants_channels_last
 from reparamkit.errors import CheckpointError
 from reparamkit.pipeline import RecipeLike, apply
+from reparamkit.recipe import load_recipe
+from reparamkit.registry import default_registry
 
 if TYPE_CHECKING:
     from reparamkit.pipeline import Plugins
@@ -66,8 +69,13 @@ def load(
     spec = recipe if recipe is not None else recipe_in(stored.metadata)
     if spec is None:
         raise CheckpointError("RK910", f"{file}: it does not say which recipe made it; pass recipe=")
-    deploy = _deploy_form(model, stored.tensors, spec, plugins)
-    _fill(deploy, stored.tensors, str(file))
+    templates = (
+        load_recipe(spec, folders=default_registry().recipe_folders).deploy_names
+        if has_upstream_names(stored.metadata)
+        else {}
+    )
+    deploy = _deploy_form(model, stored.tensors, spec, plugins, templates)
+    _fill(deploy, _ours(deploy, stored.tensors, templates), str(file))
     if wants_channels_last(stored.metadata):
         deploy.to(memory_format=torch.channels_last)
     return deploy
@@ -105,17 +113,32 @@ def convert_state_dict(
 
 
 def _deploy_form(
-    model: nn.Module, tensors: Mapping[str, Tensor], recipe: RecipeLike | Recipe, plugins: Plugins
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    recipe: RecipeLike | Recipe,
+    plugins: Plugins,
+    templates: Mapping[str, str],
 ) -> nn.Module:
-    wanted = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     deploy = model
     for randomised in (True, False):  # a model may have been stored with the very numbers it starts with
         fresh = copy.deepcopy(model)
         _prepare(fresh, tensors, randomised)
         deploy = apply(fresh, recipe, inplace=True, verify=False, plugins=plugins)
-        if {k: tuple(t.shape) for k, t in deploy.state_dict().items() if isinstance(t, Tensor)} == wanted:
+        if _shapes(deploy.state_dict()) == _shapes(_ours(deploy, tensors, templates)):
             break
     return deploy
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in tensors.items() if isinstance(tensor, Tensor)}
+
+
+def _ours(model: nn.Module, tensors: Mapping[str, Tensor], templates: Mapping[str, str]) -> Mapping[str, Tensor]:
+    """Tensors that have upstream's keys, by the keys of `model`."""
+    if not templates:
+        return tensors
+    back = {theirs: ours for ours, theirs in upstream_names(model.state_dict(), templates).items()}
+    return {back.get(key, key): tensor for key, tensor in tensors.items()}
 
 
 def _prepare(model: nn.Module, tensors: Mapping[str, Tensor], randomised: bool) -> None:

@@ -35,6 +35,9 @@ def command(
         bool, typer.Option("--strict", help="Exit 4, writing nothing, when anything is refused.")
     ] = False,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove every merge in float64.")] = True,
+    upstream_names: Annotated[
+        bool, typer.Option("--upstream-names", help="Call the weights as the upstream deploy checkpoint does.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output file.")] = False,
 ) -> None:
     """Convert a model: multi-branch blocks become single-path ones, proven in float64."""
@@ -57,7 +60,7 @@ def command(
         _stop_unless_useful(report, strict)
         if output is None:
             return
-        save(converted, output, report, source=weights, force=force)
+        save(converted, output, report, source=weights, upstream_names=upstream_names, force=force)
         if not as_json:
             say(f"wrote {output}")
 
