@@ -35,7 +35,7 @@ def converted(model: nn.Module, recipe: Any = None, **options: Any) -> tuple[nn.
 
 
 def trained(seed: int = 0) -> nn.Module:
-    return randomize(nn.Sequential(blocks.RepVGGBlock(), blocks.ACBlock(), nn.Conv2d(8, 4, 1)), seed).double()
+    return randomize(nn.Sequential(blocks.RepVGGBlock(), blocks.ACBlock(), nn.ReLU(), nn.Conv2d(8, 4, 1)), seed).double()
 
 
 def other_model(name: str) -> nn.Module:
@@ -196,7 +196,7 @@ class TestKeyMap:
         assert report.key_map["0.rbr_dense.conv.weight"] == ("0.reparam.weight", "0.reparam.bias")
         assert report.key_map["0.rbr_1x1.bn.running_mean"] == ("0.reparam.weight", "0.reparam.bias")
         assert report.key_map["0.rbr_dense.bn.num_batches_tracked"] == ()
-        assert report.key_map["2.weight"] == ("2.weight",)
+        assert report.key_map["3.weight"] == ("3.weight",)
 
     def test_folded_in_place(self) -> None:
         _, report = converted(randomize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))))
@@ -366,9 +366,9 @@ class TestHostileFiles:
     def test_nothing_is_half_loaded(self, tmp_path: Path) -> None:
         model = trained()
         state = {k: torch.zeros_like(t) for k, t in model.state_dict().items()}
-        state["2.weight"] = torch.zeros(1)
+        state["3.weight"] = torch.zeros(1)
         save_file(state, tmp_path / "m.safetensors")
         before = {k: t.clone() for k, t in model.state_dict().items()}
-        with pytest.raises(CheckpointError, match=r"RK911.*2.weight"):
+        with pytest.raises(CheckpointError, match=r"RK911.*3.weight"):
             reparamkit.load_weights(model, tmp_path / "m.safetensors")
         assert all(torch.equal(t, before[k]) for k, t in model.state_dict().items())
