@@ -14,6 +14,7 @@ CODES: dict[str, str] = {
     "RK101": "model is in training mode",
     "RK102": "model has uninitialised (lazy) parameters",
     "RK103": "a merged block was called with arguments it was not merged for",
+    "RK104": "input is not usable",
     "RK110": "model cannot be copied",
     "RK111": "nothing was kept to undo",
     # RK2xx: normalisation
@@ -79,6 +80,7 @@ CODES: dict[str, str] = {
     "RK913": "model cannot be stored",
     "RK920": "model source is not usable",
     "RK921": "optional package is missing",
+    "RK922": "exported form is not usable",
 }
 
 

@@ -5,6 +5,7 @@
 | `timm:NAME`               | `timm.create_model(NAME)`                              |
 | `torchvision:NAME`        | `torchvision.models.get_model(NAME)`                   |
 | `ultralytics:CFG`         | `ultralytics.YOLO(CFG).model`, `CFG` a YAML name       |
+| `hf:CONFIG.json`          | the transformers class for that configuration          |
 | `package.module:callable` | the callable, without arguments; this runs your code   |
 
 Nothing is downloaded: models have random weights until a checkpoint is loaded.
@@ -12,6 +13,7 @@ Nothing is downloaded: models have random weights until a checkpoint is loaded.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -21,6 +23,9 @@ from typing import Any
 from torch import nn
 
 from reparamkit.errors import ReparamError
+
+FORMS = "timm:NAME, torchvision:NAME, ultralytics:CFG, hf:CONFIG.json or package.module:callable"
+_PACKAGES = {"hf": "transformers"}
 
 
 class ModelSourceError(ReparamError):
@@ -58,8 +63,9 @@ def load_model(spec: str) -> nn.Module:
 
 
 def _reason(prefix: str, error: Exception) -> str:
-    if prefix in _ZOOS and isinstance(error, ModuleNotFoundError) and error.name == prefix:
-        return f"{prefix} is not installed: pip install 'reparamkit[zoo]'"
+    package = _PACKAGES.get(prefix, prefix)
+    if prefix in _ZOOS and isinstance(error, ModuleNotFoundError) and error.name == package:
+        return f"{package} is not installed: pip install 'reparamkit[zoo]'"
     return f"{type(error).__name__}: {error}"
 
 
@@ -76,6 +82,26 @@ def _ultralytics(name: str) -> Any:
     if Path(name).suffix not in (".yaml", ".yml"):
         raise ModelSourceError("RK920", f"model 'ultralytics:{name}': expected the name of a YAML file (yolov8n.yaml)")
     return import_module("ultralytics").YOLO(name).model
+
+
+def _hf(file: str) -> Any:
+    """A class of transformers itself: what the file says of remote code or pretrained parts is not followed."""
+    transformers = import_module("transformers")
+    stored = json.loads(Path(file).read_text(encoding="utf-8"))
+    kind = stored.get("model_type")
+    if kind not in transformers.CONFIG_MAPPING:
+        raise ModelSourceError("RK920", f"model 'hf:{file}': transformers knows no model_type {kind!r}")
+    config = transformers.CONFIG_MAPPING[kind].from_dict(stored)
+    parts: list[Any] = [config, getattr(config, "backbone_config", None)]
+    for part in parts:
+        if getattr(part, "use_pretrained_backbone", False):
+            part.use_pretrained_backbone = False
+    for name in stored.get("architectures") or ():
+        cls: Any = getattr(transformers, str(name), None)
+        known = isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)
+        if known and getattr(cls, "config_class", None) is type(config):
+            return cls(config)
+    return transformers.AutoModel.from_config(config, trust_remote_code=False)
 
 
 def _from_module(module: str, name: str) -> Any:
@@ -96,4 +122,5 @@ _ZOOS: dict[str, Callable[[str], Any]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "ultralytics": _ultralytics,
+    "hf": _hf,
 }

@@ -10,6 +10,7 @@ only when all of them are ready changes the model, or a copy of it.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from reparamkit.host import Rewrite
 from reparamkit.keymap import key_map, keys_of
 from reparamkit.plan import Plan, Planned, make_plan
 from reparamkit.policy import Policy
+from reparamkit.progress import watched
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry, build, default_registry
 from reparamkit.report import Report, report_of
@@ -37,6 +39,7 @@ RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
 P = ParamSpec("P")
 R = TypeVar("R")
 Plugins = Sequence[ModuleType | object] | None
+_log = logging.getLogger("reparamkit")
 
 
 def _quietly(function: Callable[P, R]) -> Callable[P, R]:
@@ -86,7 +89,9 @@ def plan(
     found = survey(model, registry)
     if example_inputs is not None:
         observe_ranks(found, model, example_inputs)
-    return make_plan(model, loaded, chosen, registry, found)
+    made = make_plan(model, loaded, chosen, registry, found)
+    _log.info("recipe %s: %d merges planned, %d refused", loaded.name, len(made.edits), len(made.refusals))
+    return made
 
 
 @overload
@@ -168,6 +173,7 @@ def apply(
     target = model if inplace else copied(model, Steps() if keep_original else steps)
     keys = keys_of(model)
     undo = splice(target, steps)
+    _log.info("%d merges proven and made", len(proven))
     try:
         expectations(made, target)
         comparison = None if truth is None else truth.judge(target)
@@ -189,7 +195,7 @@ def _prove_all(made: Plan, rtol: float | None) -> tuple[dict[Planned, Proven], l
     """Every replacement, complete and proven; those whose numbers do not fit are refused."""
     proven: dict[Planned, Proven] = {}
     refused: list[Refusal] = []
-    for planned in made.edits:
+    for planned in watched(made.edits, "proving"):
         candidate = planned.edit.candidate
         found = prove(candidate, planned.flow, made.registry.merge, rtol)
         if isinstance(found, Refusal):

@@ -35,7 +35,9 @@ def converted(model: nn.Module, recipe: Any = None, **options: Any) -> tuple[nn.
 
 
 def trained(seed: int = 0) -> nn.Module:
-    return randomize(nn.Sequential(blocks.RepVGGBlock(), blocks.ACBlock(), nn.ReLU(), nn.Conv2d(8, 4, 1)), seed).double()
+    return randomize(
+        nn.Sequential(blocks.RepVGGBlock(), blocks.ACBlock(), nn.ReLU(), nn.Conv2d(8, 4, 1)), seed
+    ).double()
 
 
 def other_model(name: str) -> nn.Module:

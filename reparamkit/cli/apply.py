@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import reparamkit
-from reparamkit.cli.options import JsonOption, ModelOption, PolicyOption, RecipeOption
+from reparamkit.cli.options import ForceOption, JsonOption, ModelOption, PolicyOption, RecipeOption, WeightsOption
 from reparamkit.cli.outcome import Exit, exit_codes
-from reparamkit.cli.screen import complain, say
+from reparamkit.cli.recipes import load_recipe_of
+from reparamkit.cli.screen import complain, progress, say
 
 if TYPE_CHECKING:
     from reparamkit.recipe import Recipe
@@ -20,12 +21,7 @@ if TYPE_CHECKING:
 def command(
     model: ModelOption,
     recipe: RecipeOption = "auto",
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights", "-w", exists=True, dir_okay=False, help="Checkpoint: .safetensors, or .pt with tensors."
-        ),
-    ] = None,
+    weights: WeightsOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the converted weights here (.safetensors).")
     ] = None,
@@ -38,7 +34,7 @@ def command(
     upstream_names: Annotated[
         bool, typer.Option("--upstream-names", help="Call the weights as the upstream deploy checkpoint does.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output file.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Convert a model: multi-branch blocks become single-path ones, proven in float64."""
     with exit_codes():
@@ -50,9 +46,10 @@ def command(
         loaded = load_model(model)
         if weights is not None:
             load_weights(loaded, weights)
-        converted, report = reparamkit.apply(
-            loaded, recipe, inplace=True, policy=policy, verify=verify, return_report=True
-        )
+        with progress():
+            converted, report = reparamkit.apply(
+                loaded, recipe, inplace=True, policy=policy, verify=verify, return_report=True
+            )
         if as_json:
             typer.echo(report.to_json())
         else:
@@ -66,9 +63,7 @@ def command(
 
 
 def _named(recipe: str, policy: str | None) -> Recipe:
-    from reparamkit.cli.plugins import registry
-
-    loaded = reparamkit.load_recipe(recipe, folders=registry().recipe_folders)
+    loaded = load_recipe_of(recipe)
     return loaded if policy is None else loaded.model_copy(update={"policy": policy})
 
 
