@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from reparamkit.checkpoint import convert_state_dict, load, load_weights, save, upstream_state_dict
     from reparamkit.errors import (
         CheckpointError,
+        ExportError,
         MissingExtraError,
         ModelError,
         OutputError,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         ReparamError,
         VerificationError,
     )
+    from reparamkit.export import export_onnx, export_program
     from reparamkit.hookspecs import hookimpl
     from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil, conv, stencil
     from reparamkit.pipeline import apply, plan
@@ -45,6 +47,7 @@ __all__ = [
     "CheckpointError",
     "Conv",
     "ConvTranspose",
+    "ExportError",
     "Lift",
     "MissingExtraError",
     "ModelError",
@@ -67,6 +70,8 @@ __all__ = [
     "apply",
     "conv",
     "convert_state_dict",
+    "export_onnx",
+    "export_program",
     "hookimpl",
     "lifts",
     "load",
@@ -85,8 +90,9 @@ _HOME = {
     name: module
     for module, names in {
         "checkpoint": "convert_state_dict load load_weights save upstream_state_dict",
-        "errors": "CheckpointError MissingExtraError ModelError OutputError PluginError RecipeError Refusal "
-        "ReparamError VerificationError",
+        "errors": "CheckpointError ExportError MissingExtraError ModelError OutputError PluginError RecipeError "
+        "Refusal ReparamError VerificationError",
+        "export": "export_onnx export_program",
         "hookspecs": "hookimpl",
         "operators": "Conv ConvTranspose Scale Stencil conv stencil",
         "pipeline": "apply plan",

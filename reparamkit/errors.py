@@ -141,3 +141,7 @@ class OutputError(ReparamError):
 
 class MissingExtraError(ReparamError):
     """A feature needs a package that is not installed; the message says which extra brings it."""
+
+
+class ExportError(ReparamError):
+    """The model cannot be exported; no file was written."""
