@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from reparamkit.bench import Bench, bench
     from reparamkit.checkpoint import convert_state_dict, load, load_weights, save, upstream_state_dict
     from reparamkit.errors import (
         CheckpointError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bench",
     "CheckpointError",
     "Conv",
     "ConvTranspose",
@@ -68,6 +70,7 @@ __all__ = [
     "VerificationError",
     "__version__",
     "apply",
+    "bench",
     "conv",
     "convert_state_dict",
     "export_onnx",
@@ -89,6 +92,7 @@ __all__ = [
 _HOME = {
     name: module
     for module, names in {
+        "bench": "Bench bench",
         "checkpoint": "convert_state_dict load load_weights save upstream_state_dict",
         "errors": "CheckpointError ExportError MissingExtraError ModelError OutputError PluginError RecipeError "
         "Refusal ReparamError VerificationError",

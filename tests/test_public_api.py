@@ -15,6 +15,7 @@ import reparamkit
 
 PACKAGE = Path(reparamkit.__file__).parent
 PUBLIC = [
+    "Bench",
     "CheckpointError",
     "Conv",
     "ConvTranspose",
@@ -39,6 +40,7 @@ PUBLIC = [
     "VerificationError",
     "__version__",
     "apply",
+    "bench",
     "conv",
     "convert_state_dict",
     "export_onnx",

@@ -13,7 +13,8 @@ from pathlib import Path
 from torch import nn
 
 import reparamkit
-from reparamkit.demo.measure import latency, measured
+from reparamkit.bench.latency import latency
+from reparamkit.demo.measure import measured
 from reparamkit.demo.network import SmallRepVGG
 from reparamkit.demo.show import comparison, heading, line
 from reparamkit.demo.training import digits, train
@@ -55,7 +56,7 @@ def run(folder: Path, epochs: int) -> bool:
     comparison(measured(trained, data), measured(deploy, data))
     line(f"activations: layer outputs held at the same time, {len(data.test_x)} images at once")
     for batch in (1, len(data.test_x)):
-        line(f"latency, batch {batch}: {latency(trained, deploy, data.test_x[:batch])}")
+        line(f"latency, batch {batch}: {latency(trained, deploy, (data.test_x[:batch],))}")
     line(f"identical predictions: {same} of {len(data.test_y)} test images")
     line(f"largest error of a merge, in float64, relative: {report.max_error or 0.0:.1e}")
     return same == len(data.test_y)
