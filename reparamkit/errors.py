@@ -71,6 +71,7 @@ CODES: dict[str, str] = {
     "RK802": "plugin could not be loaded",
     "RK803": "plugins claim the same target",
     "RK804": "rule failed",
+    "RK805": "not a name for a plugin",
     # RK9xx: verification, files and what is named on the command line
     "RK901": "verification failed",
     "RK902": "region cannot be run alone",

@@ -25,7 +25,7 @@ def peak_activations(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
     held = [*pytree.tree_leaves((args, dict(kwargs or {}))), *model.parameters(), *model.buffers()]
     with torch.no_grad(), _Activations(t for t in held if isinstance(t, Tensor)) as activations:
         model(*args, **(kwargs or {}))
-    return activations.peak
+    return int(activations.peak)
 
 
 class _Activations(TorchDispatchMode):
