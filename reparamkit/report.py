@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One operation of a region, for drawings.
+
+    Attributes:
+        label: what it is.
+        inputs: places of the steps it reads; -1 is the input of the region.
+    """
+
+    label: str
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Merged:
     """One merge.
 
@@ -36,6 +49,7 @@ class Merged:
         macs_before: multiply-accumulates per position of the region's input.
         macs_after: likewise, now.
         error: largest relative deviation in float64; `None` in a plan, or when verification is off.
+        graph: what was there, operation by operation.
     """
 
     path: str
@@ -48,6 +62,11 @@ class Merged:
     macs_before: float
     macs_after: float
     error: float | None = None
+    graph: tuple[Step, ...] = field(default=(), repr=False)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data, without the drawing."""
+        return {key: value for key, value in asdict(self).items() if key != "graph"}
 
 
 @dataclass(frozen=True)
@@ -100,7 +119,7 @@ class Report:
         return {
             "recipe": self.recipe,
             "policy": self.policy,
-            "merged": [asdict(m) for m in self.merged],
+            "merged": [m.to_dict() for m in self.merged],
             "refused": [asdict(r) for r in self.refused],
             "untraceable": [asdict(r) for r in self.untraceable],
             "whole_model": None if self.whole_model is None else asdict(self.whole_model),
@@ -111,6 +130,12 @@ class Report:
     def to_json(self, indent: int | None = 2) -> str:
         """The report as JSON."""
         return json.dumps(self.to_dict(), indent=indent)
+
+    def to_html(self, model: nn.Module, converted: nn.Module, **options: Any) -> str:
+        """The report as one HTML page; see `reparamkit.html.render` for the options and errors."""
+        from reparamkit.html import render
+
+        return render(self, model, converted, **options)
 
     def __str__(self) -> str:
         params = sum(m.params_after - m.params_before for m in self.merged)
@@ -170,6 +195,43 @@ def _merged(planned: Planned, error: float | None) -> Merged:
         candidate.before.macs,
         candidate.after.macs,
         error,
+        _graph(candidate.source, candidate.values),
+    )
+
+
+def _graph(source: Value, values: Sequence[Value]) -> tuple[Step, ...]:
+    """The region without what does nothing, sums of sums as one."""
+    steps: list[Step] = []
+    places: dict[int, tuple[int, ...]] = {id(source): (-1,)}
+    for value in values:
+        label = _described(value)
+        inputs = tuple(place for read in value.inputs for place in places.get(id(read), ()))
+        if not label or (label == "add" and len(inputs) < 2):
+            places[id(value)] = inputs[:1] or (-1,)
+            continue
+        steps.append(Step(label, inputs or (-1,)))
+        places[id(value)] = (len(steps) - 1,)
+    return _flat(steps)
+
+
+def _flat(steps: list[Step]) -> tuple[Step, ...]:
+    """A sum that only another sum reads becomes part of it."""
+    readers = Counter(place for step in steps for place in step.inputs)
+    into = {
+        place
+        for step in steps
+        if step.label == "add"
+        for place in step.inputs
+        if place >= 0 and steps[place].label == "add" and readers[place] == 1
+    }
+
+    def spread(place: int) -> tuple[int, ...]:
+        return tuple(p for read in steps[place].inputs for p in spread(read)) if place in into else (place,)
+
+    left = [place for place in range(len(steps)) if place not in into]
+    new = {-1: -1, **{place: at for at, place in enumerate(left)}}
+    return tuple(
+        Step(steps[place].label, tuple(new[p] for read in steps[place].inputs for p in spread(read))) for place in left
     )
 
 

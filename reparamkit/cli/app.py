@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import reparamkit
-from reparamkit.cli import apply, bench, demo, explain, export, plan, plugins, recipes, rules, verify
+from reparamkit.cli import apply, bench, demo, explain, export, plan, plugins, recipes, report, rules, verify
 from reparamkit.cli.screen import be_quiet, log_to_screen
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ def _options(
 app.command("apply")(apply.command)
 app.command("plan")(plan.command)
 app.command("bench")(bench.command)
+app.command("report")(report.command)
 app.command("export")(export.command)
 app.command("verify")(verify.command)
 app.add_typer(recipes.app, name="recipes")
