@@ -155,7 +155,8 @@ def commands() -> str:
     lines.append(
         "`pip install 'reparamkit[cli]'`. Exit codes: 0 done, 1 verification failed, 2 wrong usage, recipe, model or\n"
         "file, 3 nothing matched or merged, 4 refusals under `--strict`. `NO_COLOR=1` switches colours off; `-q`\n"
-        "prints errors and JSON only, `-v` says more. `reparamkit --install-completion` completes commands in your shell.\n"
+        "prints errors and JSON only, `-v` says more. `reparamkit --install-completion` completes commands in your\n"
+        "shell.\n"
     )
     for path, command in _commands(root, "reparamkit"):
         lines.append(f"\n## {path}\n\n{(command.help or '').strip()}\n\n")
