@@ -92,8 +92,8 @@ class Report:
     untraceable: tuple[Refusal, ...] = ()
     whole_model: Comparison | None = None
     plugins: tuple[str, ...] = field(default=())
-    key_map: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
-    spec: Recipe | None = field(default=None, repr=False)
+    key_map: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False, hash=False)
+    spec: Recipe | None = field(default=None, repr=False, hash=False)
     _undo: list[Callable[[], None]] = field(default_factory=list, repr=False, compare=False)
 
     def undo(self) -> None:

@@ -171,6 +171,21 @@ class TestSaveAndLoad:
             reparamkit.load(trained(), tmp_path / "m.safetensors")
         assert_same(deploy, reparamkit.load(trained(1), tmp_path / "m.safetensors", recipe="auto"), SHAPE)
 
+    def test_what_was_learned_from_an_example_needs_one_again(self, tmp_path: Path) -> None:
+        def build() -> nn.Module:
+            return nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4)).eval()
+
+        model, rows = randomize(build()).double(), torch.zeros(2, 4, dtype=torch.float64)
+        deploy, report = converted(model, example_inputs=rows)
+        assert report.merged
+        reparamkit.save(deploy, tmp_path / "m.safetensors", report)
+        with pytest.raises(CheckpointError, match="RK911"):
+            reparamkit.load(build().double(), tmp_path / "m.safetensors")
+        again = reparamkit.load(build().double(), tmp_path / "m.safetensors", example_inputs=rows)
+        assert_same(model, again, (3, 4))
+        weights = reparamkit.convert_state_dict(build().double(), model.state_dict(), example_inputs=rows)
+        assert all(torch.equal(t, deploy.state_dict()[k]) for k, t in weights.items())
+
     def test_another_model_is_told_what_differs(self, tmp_path: Path) -> None:
         deploy, report = converted(trained())
         reparamkit.save(deploy, tmp_path / "m.safetensors", report)

@@ -6,7 +6,7 @@ import copy
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,7 @@ def load(
     *,
     recipe: RecipeLike = None,
     plugins: Plugins = None,
+    example_inputs: Any = None,
 ) -> nn.Module:
     """The deploy form of `model` with the weights of a deploy checkpoint; no training weights are needed.
 
@@ -57,6 +58,7 @@ def load(
         file: written by `save` or ``reparamkit apply -o``.
         recipe: for a file that does not say which recipe made it.
         plugins: as for `apply`.
+        example_inputs: as for `apply`; needed when the conversion had them.
 
     Returns:
         The deploy model, in the dtype and on the device of `model`.
@@ -74,7 +76,9 @@ def load(
         if has_upstream_names(stored.metadata)
         else {}
     )
-    deploy = _deploy_form(model, stored.tensors, spec, plugins, templates)
+    deploy = _deploy_form(
+        model, stored.tensors, spec, templates, {"plugins": plugins, "example_inputs": example_inputs}
+    )
     _fill(deploy, _ours(deploy, stored.tensors, templates), str(file))
     if wants_channels_last(stored.metadata):
         deploy.to(memory_format=torch.channels_last)
@@ -88,8 +92,9 @@ def convert_state_dict(
     *,
     policy: str | None = None,
     plugins: Plugins = None,
+    example_inputs: Any = None,
 ) -> dict[str, Tensor]:
-    """The deploy form of training weights; the model is not run.
+    """The deploy form of training weights; the model is not run, unless `example_inputs` are given.
 
     For what was stored before a conversion: averaged weights (EMA), teachers, older epochs.
 
@@ -99,6 +104,7 @@ def convert_state_dict(
         recipe: as for `apply`.
         policy: as for `apply`.
         plugins: as for `apply`.
+        example_inputs: as for `apply`; the model is run on them once, to learn the number of axes.
 
     Returns:
         The weights of the deploy model, for ``load_state_dict(..., strict=True)``.
@@ -109,21 +115,23 @@ def convert_state_dict(
     """
     filled = copy.deepcopy(model)
     _fill(filled, state_dict, "the state dict")
-    return apply(filled, recipe, inplace=True, policy=policy, plugins=plugins).state_dict()
+    options: dict[str, Any] = {"policy": policy, "plugins": plugins, "example_inputs": example_inputs}
+    deploy: nn.Module = apply(filled, recipe, inplace=True, **options)
+    return deploy.state_dict()
 
 
 def _deploy_form(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
     recipe: RecipeLike | Recipe,
-    plugins: Plugins,
     templates: Mapping[str, str],
+    options: Mapping[str, Any],
 ) -> nn.Module:
     deploy = model
     for randomised in (True, False):  # a model may have been stored with the very numbers it starts with
         fresh = copy.deepcopy(model)
         _prepare(fresh, tensors, randomised)
-        deploy = apply(fresh, recipe, inplace=True, verify=False, plugins=plugins)
+        deploy = apply(fresh, recipe, inplace=True, verify=False, **options)
         if _shapes(deploy.state_dict()) == _shapes(_ours(deploy, tensors, templates)):
             break
     return deploy
