@@ -86,6 +86,38 @@ class TestOnnx:
         x = torch.randn(3, 8, 10, 22)
         reparamkit.verify(model, RuntimeModule(tmp_path / "m.onnx", model, x), x)
 
+    def test_a_size_that_the_model_writes_down_is_not_free(self, tmp_path: Path) -> None:
+        class Positions(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 3, padding=1)
+                self.register_buffer("table", torch.randn(1, 4, 12, 12))
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.conv(x) + self.table
+
+        model = Positions().eval()
+        made = reparamkit.export_onnx(model, tmp_path / "m.onnx", torch.randn(1, 3, 12, 12), original=model)
+        assert made.free == {"x": (0,)}
+
+    def test_what_the_runtime_cannot_run_is_exported_with_less_free(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried: list[object] = []
+        real = reparamkit.export.onnx.export_program
+
+        def some(model: nn.Module, inputs: object, *, dynamic: object) -> object:
+            tried.append(dynamic)
+            if dynamic is not False:
+                raise reparamkit.ExportError("RK922", "not that free")
+            return real(model, inputs, dynamic=False)
+
+        monkeypatch.setattr("reparamkit.export.onnx.export_program", some)
+        model = trained()
+        made = reparamkit.export_onnx(model, tmp_path / "m.onnx", torch.randn(1, 8, 12, 12), original=model)
+        assert tried == [True, "batch", False]
+        assert made.free == {"input": ()}
+
     def test_dict_outputs_and_keyword_inputs(self, tmp_path: Path) -> None:
         model = randomize(Named()).float()
         inputs = {"x": torch.randn(2, 8, 9, 9), "scale": torch.tensor(2.0)}

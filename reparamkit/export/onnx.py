@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from reparamkit.errors import ExportError
-from reparamkit.export.program import export_program, first_line, free_axes
+from reparamkit.export.program import Dynamic, export_program, first_line, free_axes
 from reparamkit.export.runtime import RuntimeModule, engine_module
 from reparamkit.output import checked_target, replacing
 from reparamkit.verify import Comparison, verify
@@ -65,7 +65,8 @@ def export_onnx(
         example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments.
         original: the model before its conversion; ONNX Runtime then runs the file on `example_inputs`, and must
             compute what the original does, before the file gets its name.
-        dynamic: leave batch and positions free; see `export_program`.
+        dynamic: leave batch and positions free, see `export_program`; only the batch, or nothing, where the model
+            or the runtime does not allow it. `Exported.free` says what came of it.
         force: replace an existing file.
 
     Returns:
@@ -81,14 +82,28 @@ def export_onnx(
     checked_target(path, force=force, suffix=".onnx")
     for package in ("onnx", "onnxscript", *(("onnxruntime",) if original is not None else ())):
         engine_module(package)
-    program = export_program(model, example_inputs, dynamic=dynamic)
+    levels: tuple[Dynamic, ...] = (True, "batch", False) if dynamic else (False,)
     with replacing(path) as temporary:
-        _write(program, temporary)
-        comparison = None
-        if original is not None:
-            comparison = verify(original, RuntimeModule(temporary, original, example_inputs), example_inputs)
+        program, comparison = _first_that_runs(model, temporary, example_inputs, original, levels)
         counts = node_counts(temporary)
     return Exported(path, counts, free_axes(program), comparison)
+
+
+def _first_that_runs(
+    model: nn.Module, file: Path, example_inputs: Any, original: nn.Module | None, levels: tuple[Dynamic, ...]
+) -> tuple[torch.export.ExportedProgram, Comparison | None]:
+    """A model may write down its example's size somewhere: then less is left free."""
+    for level in levels:
+        try:
+            program = export_program(model, example_inputs, dynamic=level)
+            _write(program, file)
+            if original is None:
+                return program, None
+            return program, verify(original, RuntimeModule(file, original, example_inputs), example_inputs)
+        except ExportError:
+            if level is levels[-1]:
+                raise
+    raise AssertionError("there is always a level")
 
 
 def _write(program: torch.export.ExportedProgram, file: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +15,17 @@ from torch.utils import _pytree as pytree
 from reparamkit.arguments import arguments
 from reparamkit.errors import ExportError
 
+Dynamic = bool | Literal["batch"]
 
-def export_program(model: nn.Module, example_inputs: Any, *, dynamic: bool = True) -> ExportedProgram:
+
+def export_program(model: nn.Module, example_inputs: Any, *, dynamic: Dynamic = True) -> ExportedProgram:
     """Export `model` with `torch.export`.
 
     Args:
         model: in eval mode.
         example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments.
         dynamic: leave the batch (first axis) and the positions (third axis and on) of every input free, as far as
-            the model does not fix them itself.
+            the model does not fix them itself; "batch" leaves the batch free, `False` nothing.
 
     Returns:
         The program; its `range_constraints` say what is free.
@@ -33,7 +36,8 @@ def export_program(model: nn.Module, example_inputs: Any, *, dynamic: bool = Tru
     args, kwargs = arguments(example_inputs)
     if dynamic:
         args, kwargs = pytree.tree_map(_two, (args, dict(kwargs)))
-    shapes = pytree.tree_map(_free, (args, dict(kwargs))) if dynamic else None
+    free = partial(_free, batch_only=dynamic == "batch")
+    shapes = pytree.tree_map(free, (args, dict(kwargs))) if dynamic else None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch to its own developers
@@ -49,7 +53,8 @@ def free_axes(program: ExportedProgram) -> dict[str, tuple[int, ...]]:
     for node in program.graph.nodes:
         if node.op == "placeholder" and node.name in inputs and isinstance(node.meta.get("val"), Tensor):
             shape = node.meta["val"].shape
-            found[node.name] = tuple(axis for axis, size in enumerate(shape) if not isinstance(size, int))
+            # A size that turned out to be fixed is still a symbol, of one number.
+            found[node.name] = tuple(axis for axis, size in enumerate(shape) if not str(size).isdigit())
     return found
 
 
@@ -58,10 +63,10 @@ def _two(x: Any) -> Any:
     return torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() > 1 and len(x) == 1 else x
 
 
-def _free(x: Any) -> Any:
+def _free(x: Any, batch_only: bool) -> Any:
     if not isinstance(x, Tensor) or x.dim() < 2:
         return None
-    return {axis: Dim.AUTO for axis in range(x.dim()) if axis != 1}
+    return {axis: Dim.AUTO for axis in range(1 if batch_only else x.dim()) if axis != 1}
 
 
 def _by_name(shapes: Any, model: nn.Module) -> Any:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from reparamkit.arguments import arguments
-from reparamkit.errors import MissingExtraError, ModelError
+from reparamkit.errors import ExportError, MissingExtraError, ModelError
+from reparamkit.export.program import first_line
 
 _EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}
 
@@ -51,7 +52,11 @@ class RuntimeModule(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the file computes, as tensors, built like the original's output."""
         inputs = [x.detach().cpu().numpy() for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        made = iter([torch.from_numpy(np.array(y)) for y in self._run(inputs)])
+        try:
+            results = self._run(inputs)
+        except Exception as error:  # each runtime has exceptions of its own
+            raise ExportError("RK922", f"the runtime: {first_line(error)}") from error
+        made = iter([torch.from_numpy(np.array(y)) for y in results])
         others = iter(self._others)
         leaves = [next(made) if is_tensor else next(others) for is_tensor in self._tensors]
         return pytree.tree_unflatten(leaves, self._spec)
