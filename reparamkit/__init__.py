@@ -17,14 +17,21 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from reparamkit.bench import Bench, bench
+    from reparamkit.checkpoint import convert_state_dict, load, load_weights, save, upstream_state_dict
     from reparamkit.errors import (
+        CheckpointError,
+        ExportError,
+        MissingExtraError,
         ModelError,
+        OutputError,
         PluginError,
         RecipeError,
         Refusal,
         ReparamError,
         VerificationError,
     )
+    from reparamkit.export import export_onnx, export_program
     from reparamkit.hookspecs import hookimpl
     from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil, conv, stencil
     from reparamkit.pipeline import apply, plan
@@ -38,10 +45,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bench",
+    "CheckpointError",
     "Conv",
     "ConvTranspose",
+    "ExportError",
     "Lift",
+    "MissingExtraError",
     "ModelError",
+    "OutputError",
     "Plan",
     "PluginError",
     "Policy",
@@ -58,12 +70,20 @@ __all__ = [
     "VerificationError",
     "__version__",
     "apply",
+    "bench",
     "conv",
+    "convert_state_dict",
+    "export_onnx",
+    "export_program",
     "hookimpl",
     "lifts",
+    "load",
     "load_recipe",
+    "load_weights",
     "plan",
+    "save",
     "stencil",
+    "upstream_state_dict",
     "verify",
 ]
 
@@ -72,7 +92,11 @@ __all__ = [
 _HOME = {
     name: module
     for module, names in {
-        "errors": "ModelError PluginError RecipeError Refusal ReparamError VerificationError",
+        "bench": "Bench bench",
+        "checkpoint": "convert_state_dict load load_weights save upstream_state_dict",
+        "errors": "CheckpointError ExportError MissingExtraError ModelError OutputError PluginError RecipeError "
+        "Refusal ReparamError VerificationError",
+        "export": "export_onnx export_program",
         "hookspecs": "hookimpl",
         "operators": "Conv ConvTranspose Scale Stencil conv stencil",
         "pipeline": "apply plan",

@@ -190,6 +190,8 @@ class _Loader:
                 self.failures.append(LoadFailure(impl.plugin_name, origin, f"{type(error).__name__}: {error}"))
                 continue
             found[impl.plugin_name] = items
+            if os.environ.get("REPARAMKIT_TRACE_PLUGINS"):
+                print(f"reparamkit: {impl.plugin_name}.{hook}() -> {len(items)}", file=sys.stderr)
         return found
 
 
