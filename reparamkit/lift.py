@@ -22,7 +22,7 @@ from reparamkit.flow import Flow, Frame, Stacked, Value, mapped, tensor_of
 from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.link import like_of, link, link_cat, link_sum
 from reparamkit.merge import Algebra, Term
-from reparamkit.operators import Conv
+from reparamkit.operators import Conv, Layout
 from reparamkit.paths import joined
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Tail, Through
@@ -40,6 +40,15 @@ _META_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_gra
 @dataclass(frozen=True)
 class _Context:
     rank: int | None = None
+    ones: tuple[int, ...] = ()
+
+
+def _context(inputs: list[Value]) -> _Context:
+    """What is known about the first input."""
+    if not inputs:
+        return _Context()
+    op = None if inputs[0].term is None else inputs[0].term.op
+    return _Context(inputs[0].rank, op.ones if isinstance(op, Layout) else ())
 
 
 class Lifter:
@@ -194,7 +203,7 @@ class Lifter:
         if not self.algebra.enabled(lift.rule):
             value.refusal = None if lift.opt_in else Refusal("RK801", lift.rule, path)
             return value
-        op = _guarded(lift, lambda: lift.run(module, _Context(inputs[0].rank)))
+        op = _guarded(lift, lambda: lift.run(module, _context(inputs)))
         if isinstance(op, Split):
             value.split, op = op, op.op
         if isinstance(op, Refusal):
@@ -271,7 +280,7 @@ class Lifter:
         if not self.algebra.enabled(lift.rule):
             value.refusal = Refusal("RK801", lift.rule, value.where)
             return value
-        context = _Context(inputs[0].rank if inputs else None)
+        context = _context(inputs)
         made = _guarded(lift, lambda: lift.run(Call(args, kwargs, _is_value), context))
         self._use(value, made, lift, [a for a in _flat([args, kwargs]) if isinstance(a, Tensor)], frame)
         return value

@@ -125,7 +125,7 @@ def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block
 
 def _worth_telling(value: Value, refusal: Refusal) -> bool:
     """Not that an activation is not affine, nor that an identity was not merged once more."""
-    if refusal.code in ("RK318", "RK331"):
+    if refusal.code in ("RK318", "RK331") or value.stays:
         return False
     idle = value.module is not None and next(value.module.parameters(), None) is None
     if idle and refusal.code in ("RK301", "RK306"):

@@ -97,6 +97,10 @@ class Context(Protocol):
     def rank(self) -> int | None:
         """Number of axes of the (first) input, where it is known."""
 
+    @property
+    def ones(self) -> tuple[int, ...]:
+        """Axes of it, by how many are behind them, that are known to have one position."""
+
 
 class Call:
     """A function or method call in a traced forward, its tensor inputs as opaque values.

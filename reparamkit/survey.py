@@ -90,6 +90,11 @@ class Survey:
         return home.startswith("torch.nn.") and not isinstance(module, (nn.Sequential, *_CONTAINERS))
 
 
+def _only_holds(module: nn.Module) -> bool:
+    """Whether it is a list or dictionary of modules without a forward (torchvision's backbones are ones with)."""
+    return isinstance(module, _CONTAINERS) and type(module).forward is nn.Module.forward
+
+
 def hooked(module: nn.Module, path: str) -> Refusal | None:
     """A refusal when anything observes the module."""
     for name in _HOOKS:
@@ -125,7 +130,7 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
     storages = storages_of(model)
     memory, wide = Memory(), Memory()
     for module in modules.values():
-        if id(module) in found.traced or isinstance(module, _CONTAINERS) or found.is_leaf(module, registry):
+        if id(module) in found.traced or _only_holds(module) or found.is_leaf(module, registry):
             continue
         found.traced[id(module)] = trace(module, storages, memory)
     _forget_bypassed(found)

@@ -41,6 +41,7 @@ NAMES = [
     "yolo",
 ]
 CORE_RULES = {
+    "core/averaging",
     "core/border",
     "core/branch_sum",
     "core/concat",

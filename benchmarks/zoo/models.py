@@ -47,13 +47,13 @@ wide_resnet50_2 shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11_bn vit_b
 deeplabv3_resnet50 fcn_resnet50 lraspp_mobilenet_v3_large fasterrcnn_mobilenet_v3_large_320_fpn
 fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 fcos_resnet50_fpn keypointrcnn_resnet50_fpn maskrcnn_resnet50_fpn
 retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 ssd300_vgg16 ssdlite320_mobilenet_v3_large r3d_18 mc3_18
-r2plus1d_18 s3d mvit_v1_b mvit_v2_s swin3d_t raft_small
+r2plus1d_18 s3d mvit_v1_b mvit_v2_s swin3d_t
 """.split()
 ULTRALYTICS = """
 yolov3-tiny yolov3 yolov3-spp yolov5n yolov5n-p6 yolov6n yolov8n yolov8n-cls yolov8-cls-resnet50 yolov8n-seg
 yolov8n-pose yolov8n-obb yolov8n-ghost yolov8n-ghost-p2 yolov8n-ghost-p6 yolov8n-p2 yolov8n-p6 yolov8n-seg-p6
 yolov8n-pose-p6 yolov8n-rtdetr yolov8n-world yolov8n-worldv2 yoloe-v8n yoloe-v8n-seg yolov9t yolov9s yolov9c
-yolov9c-seg yolov9e yolov10n yolov10b yolo11n yolo11n-cls yolo11-cls-resnet18 yolo11n-seg yolo11n-pose yolo11n-obb
+yolov9c-seg yolov9e yolov10n yolov10b yolo11n yolo11n-cls yolo11n-seg yolo11n-pose yolo11n-obb
 yoloe-11n yoloe-11n-seg yolo12n yolo12n-cls yolo12n-seg yolo12n-pose yolo12n-obb yolo26n yolo26n-cls yolo26n-seg
 yolo26n-pose yolo26n-obb yolo26n-p2 yolo26n-p6 yolo26n-depth yolo26n-sem yoloe-26n yoloe-26n-seg rtdetr-l
 rtdetr-resnet50
@@ -143,8 +143,6 @@ def _torchvision(name: str) -> Built:
 def _torchvision_inputs(name: str, detects: bool) -> Any:
     if detects:
         return ([images(3, 160, 192).sigmoid()],)
-    if name.startswith("raft"):
-        return (images(1, 3, 128, 128).tanh(), images(1, 3, 128, 136)[..., 8:].tanh())
     if name in ("r3d_18", "mc3_18", "r2plus1d_18", "swin3d_t"):
         return (images(1, 3, 8, 64, 64),)
     if name.startswith(("s3d", "mvit")):
@@ -165,9 +163,9 @@ def _ultralytics(name: str) -> Built:
         maker = YOLOE
     elif "world" in name:
         maker = YOLOWorld
-    fresh = _seeded(lambda: maker(f"{name}.yaml", verbose=False).model)
+    fresh = _seeded(lambda: maker(f"{name}.yaml").model)
     model: Any = fresh()
-    x = images(1, 3, 224, 224) if name.split("-")[-1] == "cls" else images(1, 3, 160, 192)
+    x = images(1, 3, 224, 224) if name.split("-")[-1] == "cls" else images(1, 3, 192, 256)
     return Built(model, (x,), fresh, lambda m: m.fuse(verbose=False))
 
 

@@ -1,4 +1,4 @@
-"""Rearranged axes: flatten, reshape, transpose, as far as they leave the channels alone."""
+"""Rearranged axes: flatten, reshape, transpose, averages over axes, as far as they leave the channels alone."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ class Layout:
 
     Attributes:
         moves: (axes behind it before, axes behind it after) of every axis that stays whole.
+        ones: axes, by how many are behind them afterwards, that have one position then.
     """
 
     moves: tuple[tuple[int, int], ...]
     nd: None = None
+    ones: tuple[int, ...] = ()
 
     def after(self, behind: int) -> int | None:
         """Axes behind the channels afterwards, for channels with `behind` axes behind them; `None`: not kept."""
@@ -31,7 +33,7 @@ class Layout:
     def then(self, other: Layout) -> Layout:
         """This one, then `other`."""
         pairs = [(a, other.after(b)) for a, b in self.moves]
-        return Layout(tuple((a, c) for a, c in pairs if c is not None))
+        return Layout(tuple((a, c) for a, c in pairs if c is not None), ones=other.ones)
 
     @property
     def params(self) -> int:

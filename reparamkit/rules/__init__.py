@@ -8,6 +8,7 @@ from __future__ import annotations
 from reparamkit.hookspecs import hookimpl
 from reparamkit.rule import Rule
 from reparamkit.rules import (
+    averaging,
     border,
     branch_sum,
     concat,
@@ -44,6 +45,7 @@ CORE: tuple[Rule, ...] = (
     *pooling.rules,
     *pad.rules,
     *layout.rules,
+    *averaging.rules,
     *border.rules,
     *no_op.rules,
     *gate.rules,

@@ -20,6 +20,7 @@ from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil
 from reparamkit.operators.vector import plus
 from reparamkit.operators.weight import summed
 from reparamkit.rule import Add, Call, Context, Lift, Rule, Sum, Through
+from reparamkit.rules.averaging import spatial_mean
 from reparamkit.rules.constants import shifting, times
 
 RULE = "core/branch_sum"
@@ -94,8 +95,11 @@ def lift_stack_sum(call: Call, context: Context) -> Sum | Refusal:
     return _reduced(call, mean=False)
 
 
-def lift_stack_mean(call: Call, context: Context) -> Sum | Refusal:
-    """``torch.stack(branches, d).mean(d)``."""
+def lift_stack_mean(call: Call, context: Context) -> Through | Sum | Refusal:
+    """``torch.stack(branches, d).mean(d)``; of anything else a mean over positions."""
+    bound = call.bind("input", dim=None, keepdim=False, dtype=None)
+    if getattr(bound["input"], "stacked", None) is None and bound["dtype"] is None:
+        return spatial_mean(bound["input"], bound["dim"], bound["keepdim"], context.rank)
     return _reduced(call, mean=True)
 
 

@@ -1,7 +1,7 @@
 """core/gate: an activation that a number has made the identity.
 
 Formula: ``y = x`` for `leaky_relu` and `prelu` of slope 1, `rrelu` whose slopes have the mean 1 (its slope in eval
-mode), `softshrink` and `hardshrink` of width 0, pooling and resampling by 1. VanillaNet (Chen et al., NeurIPS 2023,
+mode), `softshrink` and `hardshrink` of width 0, max pooling of one position. VanillaNet (Chen et al., NeurIPS 2023,
 eq. 1) trains ``(1 - lambda) A(x) + lambda x`` to the identity, and then the 1x1 convolutions around it are one.
 
 Conditions: the value is exactly that number now; 0.999 is another function. For `prelu` of every channel.
@@ -69,15 +69,6 @@ def _numbers(value: Any) -> tuple[int, ...]:
     return each(value, 1)
 
 
-def lift_upsample(module: nn.Upsample, context: Context) -> Scale | Refusal:
-    """`nn.Upsample` by 1."""
-    factor = module.scale_factor
-    factors = factor if isinstance(factor, tuple) else (factor,)
-    if all(f == 1 for f in factors):
-        return Scale()
-    return Refusal("RK331", f"resampling by {factor or module.size}")
-
-
 def lift_shuffle(module: nn.PixelShuffle | nn.PixelUnshuffle, context: Context) -> Scale | Refusal:
     """`nn.PixelShuffle`, `nn.PixelUnshuffle` by 1."""
     factor = module.upscale_factor if isinstance(module, nn.PixelShuffle) else module.downscale_factor
@@ -111,7 +102,6 @@ _MODULES: tuple[tuple[Any, Any], ...] = (
     (nn.Softshrink, lift_shrink),
     (nn.Hardshrink, lift_shrink),
     *((pool, lift_max_pool) for pool in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)),
-    (nn.Upsample, lift_upsample),
     (nn.PixelShuffle, lift_shuffle),
     (nn.PixelUnshuffle, lift_shuffle),
 )

@@ -81,7 +81,7 @@ def compose_arranged(outer: Any, inner: Any) -> Any:
         crossed = forth_through(b.op, between)
         made = crossed if isinstance(crossed, Refusal) else _composed(a.op, crossed)
         return arranged(made, _joined(b.front, between), a.back)
-    return Refusal("RK310", "two layers with rearranged axes between them")
+    return Refusal("RK331", "two layers with rearranged axes between them")
 
 
 def _parts(op: Any) -> Arranged:
@@ -95,23 +95,27 @@ def lift_flatten(call: Call, context: Context) -> Through | Refusal:
     bound = call.bind("input", start_dim=0, end_dim=-1)
     if not call.is_input(bound["input"]):
         return Refusal("RK331", "a flatten of something else")
-    made = flattened(context.rank, bound["start_dim"], bound["end_dim"])
+    made = flattened(context.rank, bound["start_dim"], bound["end_dim"], context.ones)
     return made if isinstance(made, Refusal) else Through(bound["input"], made)
 
 
-def flattened(rank: int | None, start: Any, end: Any) -> Layout | Refusal:
-    """The rearrangement of a flatten of these axes."""
+def flattened(rank: int | None, start: Any, end: Any, ones: tuple[int, ...] = ()) -> Layout | Refusal:
+    """The rearrangement of a flatten of these axes, `ones` of which (counted from behind) have one position."""
     if rank is None or type(start) is not int or type(end) is not int:
         return Refusal("RK331", "a flatten of an unknown number of axes")
     first, last = start % rank, end % rank
     after = rank - (last - first)
     kept = [(rank - 1 - axis, after - 1 - axis) for axis in range(first)]
-    return Layout((*kept, *((rank - 1 - axis, rank - 1 - axis) for axis in range(last + 1, rank))))
+    kept += [(rank - 1 - axis, rank - 1 - axis) for axis in range(last + 1, rank)]
+    long = [axis for axis in range(first, last + 1) if rank - 1 - axis not in ones]
+    if len(long) == 1:
+        kept.append((rank - 1 - long[0], rank - 1 - last))
+    return Layout(tuple(kept))
 
 
 def lift_flatten_module(module: Any, context: Context) -> Layout | Refusal:
     """`nn.Flatten`."""
-    return flattened(context.rank, module.start_dim, module.end_dim)
+    return flattened(context.rank, module.start_dim, module.end_dim, context.ones)
 
 
 def lift_permute(call: Call, context: Context) -> Through | Refusal:

@@ -1,0 +1,86 @@
+"""Norms across averages: the pool or the upsampling stays where it is, the norm moves into the layer beyond it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.helpers import Fn, convert, counts
+
+IMAGES = ((2, 4, 7, 7), (1, 4, 6, 9))
+
+
+class Head(nn.Module):
+    """Batch norm, `pool`, linear: the end of many networks."""
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__()
+        self.norm, self.pool, self.drop, self.fc = nn.BatchNorm2d(4), pool, nn.Dropout(0.2), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.drop(self.pool(self.norm(x))))
+
+
+FLAT = {
+    "module": lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1)),
+    "mean": lambda: Fn(lambda m, x: x.mean((2, 3))),
+    "mean by negative axes": lambda: Fn(lambda m, x: x.mean(dim=[-2, -1])),
+    "mean, kept": lambda: Fn(lambda m, x: x.mean((2, 3), keepdim=True).flatten(1)),
+    "function": lambda: Fn(lambda m, x: torch.flatten(F.adaptive_avg_pool2d(x, (1, 1)), 1)),
+    "tokens": lambda: Fn(lambda m, x: x.flatten(2).transpose(1, 2).mean(1)),
+}
+
+
+@pytest.mark.parametrize("pool", FLAT.values(), ids=FLAT.keys())
+def test_last_norm_goes_into_the_classifier(pool: Any) -> None:
+    deploy, _ = convert(Head(pool()), *IMAGES)
+    assert counts(deploy) == (1, 0)
+
+
+STAYS = {
+    "maximum": lambda: Fn(lambda m, x: x.amax((2, 3))),
+    "max pool": lambda: nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(1)),
+    "sum": lambda: Fn(lambda m, x: x.sum((2, 3))),
+    "mean over channels": lambda: Fn(lambda m, x: x.mean(1)[:, :4, 0]),
+}
+
+
+@pytest.mark.parametrize("pool", STAYS.values(), ids=STAYS.keys())
+def test_what_is_no_average_of_positions_is_left_alone(pool: Any) -> None:
+    """The must-refuse twins."""
+    deploy, _ = convert(Head(pool()), *IMAGES)
+    assert counts(deploy) == (1, 1)
+
+
+def test_flatten_of_more_than_one_position_is_left_alone() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(2), nn.Flatten(1), nn.Linear(16, 3))
+    deploy, _ = convert(model, *IMAGES)
+    assert counts(deploy) == (1, 1)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_norm_behind_an_upsampling_goes_into_the_convolution(mode: str) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.Upsample(scale_factor=2, mode=mode), nn.BatchNorm2d(6))
+    deploy, _ = convert(model, *IMAGES)
+    assert counts(deploy) == (1, 0)
+
+
+def test_backbone_that_is_a_dictionary_with_a_forward() -> None:
+    """As torchvision's `IntermediateLayerGetter`."""
+
+    class Backbone(nn.ModuleDict):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            out = {}
+            for name, module in self.items():
+                x = module(x)
+                if name == "relu":
+                    out[name] = x
+            return out
+
+    model = Backbone({"conv": nn.Conv2d(4, 4, 3), "bn": nn.BatchNorm2d(4), "relu": nn.ReLU(inplace=True)})
+    deploy, _ = convert(model, *IMAGES)
+    assert counts(deploy) == (1, 0)
