@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--one", help="measure one model in this process and print it as JSON")
     parser.add_argument("--results", type=Path, default=Path("coverage.jsonl"), help="JSON lines, appended to")
     parser.add_argument("--fresh", action="store_true", help="measure again what is there")
-    parser.add_argument("--page", type=Path, help="write the page for the documentation, docs/coverage.md")
+    parser.add_argument("--page", type=Path, help="write the page for the documentation, docs/zoos.md")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=300, help="limit for a model")
     parser.add_argument("--gigabytes", type=float, default=9, help="limit for a model")

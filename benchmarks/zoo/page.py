@@ -1,4 +1,4 @@
-"""The page about all models, `docs/coverage.md`."""
+"""The page about all models, `docs/zoos.md`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from reparamkit.errors import CODES
 
-_HEAD = """# Coverage: what `apply` does to other libraries' models
+_HEAD = """# What `apply` does to other libraries' models
 
 Written by `benchmarks/coverage.py`; do not edit. Every model has random weights and batch norms that do something,
 and is converted by `reparamkit.apply(model)`: no recipe, no example input.

@@ -114,7 +114,7 @@ def test_before_the_end_of_its_schedule_both_stay(act_learn: float, recipe: str 
     collapses(block, 3, recipe=recipe)
 
 
-@pytest.mark.parametrize("gate", [lambda: nn.LeakyReLU(1.0), lambda: nn.PReLU(8), lambda: nn.PReLU()], ids=str)
+@pytest.mark.parametrize("gate", [lambda: nn.LeakyReLU(1.0), lambda: nn.PReLU(8), lambda: nn.PReLU()])
 def test_gate_is_judged_by_its_value(gate: Any) -> None:
     from tests.helpers import convert_as_is, counts
 
