@@ -140,6 +140,8 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     _, anchor, holder = max(anchors, key=lambda a: a[0])
     if candidate.source.unstable is not None and holder is not values[0]:
         return None
+    if any(v.stays for v in candidate.values) and not _weight(holder):
+        return None  # the layer is a function call on the other side of what stays
     return Swap(candidate, anchor, tuple(dict.fromkeys(a for a in aside if a != anchor)), remainders)
 
 

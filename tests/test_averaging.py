@@ -41,6 +41,21 @@ def test_last_norm_goes_into_the_classifier(pool: Any) -> None:
     assert counts(deploy) == (1, 0)
 
 
+class OwnLinear(nn.Linear):
+    """timm's: a linear layer with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+def test_norm_does_not_become_the_classifier_in_front_of_the_pool() -> None:
+    """The layer is a function call: only the norm could be exchanged, on the wrong side of the pool."""
+    head = Head(FLAT["module"]())
+    head.fc = OwnLinear(4, 3)
+    deploy, _ = convert(head, *IMAGES)
+    assert isinstance(deploy.norm, nn.BatchNorm2d)
+
+
 STAYS = {
     "maximum": lambda: Fn(lambda m, x: x.amax((2, 3))),
     "max pool": lambda: nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(1)),
