@@ -162,11 +162,13 @@ class TestExplain:
 class TestEverywhere:
     def test_quiet_prints_nothing_but_json(self) -> None:
         assert invoke("-q", "plan", "-m", BLOCK).stdout == ""
+        assert invoke("plan", "-m", BLOCK, "--quiet").stdout == ""
         assert json.loads(invoke("-q", "plan", "-m", BLOCK, "--json").stdout)["merged"]
         assert invoke("plan", "-m", BLOCK).stdout != ""
 
     def test_verbose_says_what_the_library_does(self) -> None:
         assert "merges planned" in invoke("-v", "apply", "-m", BLOCK).stderr
+        assert "merges planned" in invoke("apply", "-m", BLOCK, "-v").stderr
         assert "merges planned" not in invoke("apply", "-m", BLOCK).stderr
 
     def test_rules_in_json(self) -> None:
