@@ -316,7 +316,10 @@ class TestUpstreamNames:
             (
                 "fastvit_t8",
                 "version: 1\nname: as-upstream\nextends: fastvit\n"
-                "blocks: [{match: {name: '*.mlp*'}, rules: [no_op]}]\n",
+                "blocks:\n"
+                "  - {match: {name: '*.mlp*'}, rules: [no_op]}\n"
+                "  - {match: {class: timm.models.fastvit.RepMixerBlock}, rules: [no_op], optional: true}\n"
+                "  - {match: {class: timm.models.fastvit.AttentionBlock}, rules: [no_op], optional: true}\n",
             ),
         ],
     )

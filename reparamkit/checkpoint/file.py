@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reparamkit.errors import CheckpointError
+from reparamkit.errors import CheckpointError, MissingExtraError
 from reparamkit.output import checked_target, replacing
 
 _NESTED = ("state_dict", "model", "model_state_dict")  # training scripts store the weights beside the optimizer's state
@@ -77,7 +77,8 @@ def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str], *
         force: replace an existing file.
 
     Raises:
-        CheckpointError: RK910 when safetensors is not installed, RK913 when something is no tensor.
+        CheckpointError: RK913 when something is no tensor.
+        MissingExtraError: RK921 when safetensors is not installed.
         OutputError: RK912 when the file cannot be written.
     """
     checked_target(path, force=force, suffix=".safetensors")
@@ -122,13 +123,13 @@ def sha256(path: Path) -> str:
 
 
 def safetensors_module() -> Any:
-    """`safetensors.torch` with `safe_open`.
+    """`safetensors.torch`, which also has `safe_open`.
 
     Raises:
-        CheckpointError: RK910 when it is not installed.
+        MissingExtraError: RK921 when it is not installed.
     """
     try:
         import safetensors.torch
     except ModuleNotFoundError:
-        raise CheckpointError("RK910", "safetensors is not installed: pip install 'reparamkit[safetensors]'") from None
+        raise MissingExtraError("RK921", "safetensors: pip install 'reparamkit[safetensors]'") from None
     return safetensors.torch

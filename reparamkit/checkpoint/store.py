@@ -42,7 +42,7 @@ def save(
         force: replace existing files.
 
     Raises:
-        CheckpointError: RK910 safetensors is not installed, RK913 the model has state that is no tensor, or upstream's
+        CheckpointError: RK913 the model has state that is no tensor, or upstream's
             names are not known.
         OutputError: RK912 a file exists or cannot be written.
     """
@@ -86,7 +86,7 @@ def checked_output(file: Path, recipe: Recipe | None, *, force: bool) -> Path | 
         Where the recipe goes; `None` for nowhere.
 
     Raises:
-        CheckpointError: RK910 when safetensors is not installed.
+        MissingExtraError: RK921 when safetensors is not installed.
         OutputError: RK912 when a file exists or cannot be written.
     """
     checked_target(file, force=force, suffix=".safetensors")

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import reparamkit
 from reparamkit.cli import apply, bench, demo, explain, export, plan, plugins, recipes, report, rules, verify
 from reparamkit.cli.screen import be_quiet, log_to_screen
 
+_EVERYWHERE = frozenset({"-v", "-vv", "--verbose", "-q", "--quiet"})
+
+
+class _Commands(TyperGroup):
+    """Takes the options that mean the same everywhere behind a command as well as in front of it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        ours = [arg for arg in args[:end] if arg in _EVERYWHERE]
+        return super().parse_args(ctx, [*ours, *(arg for arg in args[:end] if arg not in _EVERYWHERE), *args[end:]])
+
+
 app = typer.Typer(
     name="reparamkit",
+    cls=_Commands,
     help="Turn multi-branch PyTorch models into single-path ones that compute the same.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
