@@ -6,7 +6,7 @@
                         refusal            regions              proof               how much
 
 `apply` turns multi-branch blocks into single-path ones; `plan` says what it would do; `verify` compares two
-models. Rules, recipes and plugins: see `reparamkit.hookspecs`.
+models; `expand` gives plain layers the branches that `apply` takes away. `reparamkit.nn` has the blocks as classes. Rules, recipes and plugins: see `reparamkit.hookspecs`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from reparamkit.branch import BranchOp
     from reparamkit.errors import (
         ModelError,
         PluginError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         ReparamError,
         VerificationError,
     )
+    from reparamkit.expand import Expansion, expand
     from reparamkit.hookspecs import hookimpl
     from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil, conv, stencil
     from reparamkit.pipeline import apply, plan
@@ -38,8 +40,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BranchOp",
     "Conv",
     "ConvTranspose",
+    "Expansion",
     "Lift",
     "ModelError",
     "Plan",
@@ -59,6 +63,7 @@ __all__ = [
     "__version__",
     "apply",
     "conv",
+    "expand",
     "hookimpl",
     "lifts",
     "load_recipe",
@@ -72,7 +77,9 @@ __all__ = [
 _HOME = {
     name: module
     for module, names in {
+        "branch": "BranchOp",
         "errors": "ModelError PluginError RecipeError Refusal ReparamError VerificationError",
+        "expand": "Expansion expand",
         "hookspecs": "hookimpl",
         "operators": "Conv ConvTranspose Scale Stencil conv stencil",
         "pipeline": "apply plan",
@@ -85,6 +92,10 @@ _HOME = {
     }.items()
     for name in names.split()
 }
+
+
+# Modules that are used as such: reparamkit.nn.RepVGGBlock.
+_MODULES = ("nn",)
 
 
 class _Package(ModuleType):
@@ -100,6 +111,8 @@ sys.modules[__name__].__class__ = _Package
 if not TYPE_CHECKING:  # a type checker would take it for a promise that every name exists
 
     def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return import_module(f"{__name__}.{name}")
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

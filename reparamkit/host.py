@@ -10,6 +10,8 @@ from torch import nn
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.paths import below, within
+from reparamkit.standin import StandIn
+from reparamkit.survey import hooked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,9 +190,21 @@ def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refu
         where = f"{candidate.source.where} to {candidate.target.where}"
         return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
     frame = found.frame
+    if _stands_in(found, survey):
+        return Swap(candidate, frame.path, found.aside)
     refusal = _unwritable(frame) or _frozen(frame, candidate) or _lost(frame, candidate)
     refusal = refusal or _read_elsewhere(frame, candidate, survey)
     return found if refusal is None else refusal
+
+
+def _stands_in(found: Rewrite, survey: Survey) -> bool:
+    """Whether the whole module is the region, and all it does is stand where a plain layer was."""
+    frame = found.frame
+    whole = frame.path and found.target is frame.output and frame.inputs == [found.source]
+    if not whole or not isinstance(frame.module, StandIn):
+        return False
+    alone = survey.names[id(frame.module)] == 1 and hooked(frame.module, frame.path) is None
+    return alone and _free_to_change(frame.path, survey)
 
 
 def _innermost(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | None:

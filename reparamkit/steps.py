@@ -14,6 +14,7 @@ from reparamkit.paths import below
 from reparamkit.plan import Plan, Planned
 from reparamkit.rewritten import would_fold_again
 from reparamkit.splice import Steps
+from reparamkit.standin import settled
 from reparamkit.verify import Proven
 
 
@@ -25,7 +26,7 @@ def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
         if isinstance(edit, Swap):
             holder = made.survey.modules[edit.anchor]
             kept = _same_geometry(holder, found.module)
-            (steps.weights if kept else steps.modules)[edit.anchor] = found.module
+            (steps.weights if kept else steps.modules)[edit.anchor] = settled(holder, found.module)
             for path, names in edit.remainders.items():
                 split = edit.candidate.target.split
                 steps.remainders[path] = names if split is None else split.remainder
