@@ -86,12 +86,40 @@ Edit = Swap | Rewrite
 
 def host(candidate: Candidate, flow: Flow, survey: Survey) -> Edit | Refusal:
     """The edit that expresses `candidate`, or why none can."""
-    swap = _swap(candidate, flow, survey)
-    if isinstance(swap, Swap):
+    swap = _restored(candidate, flow, survey) or _swap(candidate, flow, survey)
+    if swap is not None:
         return swap
     if candidate.source.unstable is not None:
         return candidate.source.unstable
     return _rewrite(candidate, flow, survey)
+
+
+def _restored(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
+    """A plain layer in the place of a module that is all of the region and does nothing but stand for one."""
+    frames = _stand_ins(candidate, flow, survey)
+    if not frames:
+        return None
+    for source, front in _fronts(candidate, flow, survey):
+        for target, back in _backs(candidate, flow, survey):
+            for frame in frames:
+                aside = _outermost([*front, *back])
+                whole = frame.output is target and frame.inputs == [source]
+                if whole and not any(below(path, frame.path) for path in aside):
+                    return Swap(candidate, frame.path, aside)
+    return None
+
+
+def _stand_ins(candidate: Candidate, flow: Flow, survey: Survey) -> list[Frame]:
+    """The stand-ins around values of the region that nothing else knows of."""
+    paths = {value.path for value in candidate.values}
+    around = {path[:at] for path in paths for at, sign in enumerate(path) if sign == "."} | paths
+    frames = [flow.frames[path] for path in sorted(around - {""}) if path in flow.frames]
+    return [f for f in frames if isinstance(f.module, StandIn) and _unknown(f, survey)]
+
+
+def _unknown(frame: Frame, survey: Survey) -> bool:
+    alone = survey.names[id(frame.module)] == 1 and hooked(frame.module, frame.path) is None
+    return alone and _free_to_change(frame.path, survey)
 
 
 def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
@@ -190,21 +218,9 @@ def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refu
         where = f"{candidate.source.where} to {candidate.target.where}"
         return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
     frame = found.frame
-    if _stands_in(found, survey):
-        return Swap(candidate, frame.path, found.aside)
     refusal = _unwritable(frame) or _frozen(frame, candidate) or _lost(frame, candidate)
     refusal = refusal or _read_elsewhere(frame, candidate, survey)
     return found if refusal is None else refusal
-
-
-def _stands_in(found: Rewrite, survey: Survey) -> bool:
-    """Whether the whole module is the region, and all it does is stand where a plain layer was."""
-    frame = found.frame
-    whole = frame.path and found.target is frame.output and frame.inputs == [found.source]
-    if not whole or not isinstance(frame.module, StandIn):
-        return False
-    alone = survey.names[id(frame.module)] == 1 and hooked(frame.module, frame.path) is None
-    return alone and _free_to_change(frame.path, survey)
 
 
 def _innermost(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | None:
