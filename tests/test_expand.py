@@ -97,7 +97,8 @@ def main(nd: int) -> list[Any]:
 def shape_for(layer: Any) -> tuple[int, ...]:
     if isinstance(layer, nn.Linear):
         return (5, layer.in_features)
-    return (3, layer.in_channels, *(9, 8, 7)[: len(layer.kernel_size)])
+    spans = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return (3, layer.in_channels, *(s + more for s, more in zip(spans, (5, 4, 3), strict=False)))
 
 
 def expanded(model: nn.Module, spec: Any, **options: Any) -> tuple[nn.Module, Any]:

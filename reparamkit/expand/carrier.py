@@ -51,11 +51,18 @@ def _could(step: PlacedStep, layer: Layer) -> bool:
 
 
 def with_bias(branches: Sequence[Placed], layer: Layer) -> tuple[Placed, ...]:
-    """The branches with a place for the layer's bias: on the first carrier, unless something behind it has one."""
+    """The branches with a place for the layer's bias: on the first carrier, unless something behind it has one.
+
+    Biases in other branches, which are random at first, have to be made up for as well.
+    """
     way = next(carriers(branches, layer), None)
-    if way is None or not layer.bias or any(_holds_bias(step) for step in _from(branches, way)):
+    if way is None or not (layer.bias or _biased(branches)) or any(_holds_bias(step) for step in _from(branches, way)):
         return tuple(branches)
     return _given_bias(branches, way)
+
+
+def _biased(branches: Sequence[Placed]) -> bool:
+    return any(s.place.bias or _biased(s.branches) for b in branches for s in b.steps)
 
 
 def _from(branches: Sequence[Placed], way: Way) -> Iterator[PlacedStep]:

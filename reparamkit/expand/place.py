@@ -218,7 +218,9 @@ def _on_its_step(steps: list[PlacedStep], border: Border | None) -> tuple[list[P
         return steps, border
     step = steps[border.at]
     even = all(low == high >= 0 for low, high in border.pads)
-    if not even or border.mode not in step.op.pads or getattr(step.options, "identity", False):
+    # torch's poolings pad by half a window at most.
+    far = not step.op.mixes and any(2 * p > k for (p, _), k in zip(border.pads, step.place.kernel_size, strict=True))
+    if not even or far or border.mode not in step.op.pads or getattr(step.options, "identity", False):
         return steps, border
     place = replace(step.place, padding=tuple(low for low, _ in border.pads), padding_mode=border.mode)
     return [*steps[: border.at], replace(step, place=place), *steps[border.at + 1 :]], None

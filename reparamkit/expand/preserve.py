@@ -94,7 +94,7 @@ def _solved(
     if isinstance(made, Refusal):
         return made
     refusal = _gap("weight", target[0], made[0])
-    return refusal or _shift([carrier, *back], target[1] - made[1], target[1], layer)
+    return refusal or _shift([carrier, *back], target[1] - made[1], layer)
 
 
 def _matrix(modules: Sequence[nn.Module], channels: int, layer: Layer, like: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def _gap(what: str, wanted: Tensor, got: Tensor) -> Refusal | None:
     return Refusal("RK341", f"the closest {what} that the branches can have differs by {error:.2g} of its size")
 
 
-def _shift(modules: Sequence[Any], missing: Tensor, target: Tensor, layer: Layer) -> Refusal | None:
+def _shift(modules: Sequence[Any], missing: Tensor, layer: Layer) -> Refusal | None:
     """Add `missing` to the bias of the last module on the way that has one."""
     if not bool(missing.any()):
         return None
@@ -146,5 +146,5 @@ def _shift(modules: Sequence[Any], missing: Tensor, target: Tensor, layer: Layer
         behind = _matrix(modules[index + 1 :], module.bias.shape[0], layer, missing)
         change = torch.linalg.pinv(behind) @ missing
         module.bias.add_(change)
-        return _gap("bias", target, target - missing + behind @ change)
+        return _gap("bias", missing, behind @ change)
     return Refusal("RK341", "no operation behind the carrier has a bias that could be the layer's")
