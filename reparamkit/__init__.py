@@ -6,7 +6,8 @@
                         refusal            regions              proof               how much
 
 `apply` turns multi-branch blocks into single-path ones; `plan` says what it would do; `verify` compares two
-models; `expand` gives plain layers the branches that `apply` takes away. `reparamkit.nn` has the blocks as classes. Rules, recipes and plugins: see `reparamkit.hookspecs`.
+models; `expand` gives plain layers the branches that `apply` takes away, and `reparamkit.nn` has the blocks as
+classes. Rules, recipes and plugins: see `reparamkit.hookspecs`.
 """
 
 from __future__ import annotations

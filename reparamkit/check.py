@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = nn.modules.batchnorm._BatchNorm
 _GATHER = (
-    "gather the full state dict (torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True), "
-    "load it into a model that is not sharded, and convert that"
+    "gather the full state dict (get_model_state_dict with full_state_dict=True, from torch.distributed.checkpoint"
+    ".state_dict), load it into a model that is not sharded, and convert that"
 )
 # By class name: importing torch.distributed for a model that never heard of it would cost time.
 _WRAPPERS = {
@@ -42,8 +42,8 @@ def checked_tree(model: object) -> nn.Module:
     """Raise `ModelError` unless `model` is a module, of any mode, with all its weights here.
 
     Raises:
-        ModelError: RK601 TorchScript, RK602 exported program, RK603 not a module, RK605 wrapped for distributed training,
-            RK507 sharded weights, RK102 lazy parameters, RK505 meta weights.
+        ModelError: RK601 TorchScript, RK602 exported program, RK603 not a module, RK605 wrapped for distributed
+            training, RK507 sharded weights, RK102 lazy parameters, RK505 meta weights.
     """
     if isinstance(model, torch.export.ExportedProgram):
         raise ModelError("RK602", "convert the module it was exported from, then export again")

@@ -25,8 +25,8 @@ import pluggy
 
 import reparamkit.rules as core_rules
 from reparamkit import hookspecs
-from reparamkit.errors import PluginError
 from reparamkit.branch import BranchOp
+from reparamkit.errors import PluginError
 from reparamkit.policy import POLICIES, Policy
 from reparamkit.rule import Lift, Rule, RuleSet, grouped
 

@@ -19,5 +19,5 @@ def settled(holder: nn.Module, merged: nn.Module) -> nn.Module:
     """The layer that is put back for `holder`: a bias of zeros that the layer did not have is left out."""
     bias = getattr(merged, "bias", None)
     if isinstance(holder, StandIn) and not holder.biased and bias is not None and not bool(bias.any()):
-        merged.bias = None
+        merged.register_parameter("bias", None)
     return merged

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import hypothesis.strategies as st
-import pytest
 import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
 import reparamkit
-from reparamkit.expand import Expanded
-from tests.helpers import CONVS, NORMS, assert_untouched, gap, inputs, snapshot
+from tests.helpers import assert_untouched, gap, inputs, snapshot
 
-CONV = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONV: tuple[Any, ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORM: dict[str, Any] = {"bn": {}}
 
 

@@ -15,8 +15,10 @@ import reparamkit
 
 PACKAGE = Path(reparamkit.__file__).parent
 PUBLIC = [
+    "BranchOp",
     "Conv",
     "ConvTranspose",
+    "Expansion",
     "Lift",
     "ModelError",
     "Plan",
@@ -36,6 +38,7 @@ PUBLIC = [
     "__version__",
     "apply",
     "conv",
+    "expand",
     "hookimpl",
     "lifts",
     "load_recipe",

@@ -100,9 +100,7 @@ def test_any_mapping(data: Any, under_blocks: bool) -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(
-    st.lists(st.sampled_from(list("ab.*+?|(){}[]^$\\1,:")) | st.characters(), max_size=20).map(
-        "".join
-    ),
+    st.lists(st.sampled_from(list("ab.*+?|(){}[]^$\\1,:")) | st.characters(), max_size=20).map("".join),
     st.text("ab.", max_size=40),
 )
 @pytest.mark.filterwarnings("error")

@@ -178,22 +178,16 @@ def test_recipes_are_found_inside_the_package_as_a_wheel_lays_them(tmp_path: Pat
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
     assert done.stdout.split() == ["True", "mine"]
 
 
 def test_none_is_auto() -> None:
     assert load_recipe(None) == load_recipe("auto")
-    assert load_recipe(None).blocks == (
-        Block.model_validate({"match": {"structure": "any"}, "optional": True}),
-    )
+    assert load_recipe(None).blocks == (Block.model_validate({"match": {"structure": "any"}, "optional": True}),)
 
 
-def test_same_recipe_from_text_path_name_and_mapping(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_same_recipe_from_text_path_name_and_mapping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "mine.yml"
     file.write_text(MINIMAL, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -214,9 +208,7 @@ def test_defaults() -> None:
     assert recipe.blocks[0].rule_ids() is None
 
 
-def test_existing_file_wins_over_shipped_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_existing_file_wins_over_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "repvgg.yaml").write_text(MINIMAL, encoding="utf-8")
     (tmp_path / "acnet").mkdir()
     (tmp_path / "dbb").write_text("a note", encoding="utf-8")
@@ -234,13 +226,6 @@ def test_short_rule_ids_are_core_rules() -> None:
     )
     assert recipe.blocks[0].rule_ids() == ("core/conv_bn", "core/*", "hello/scale")
     assert recipe.disabled_ids() == ("core/pooling", "hello/*")
-
-
-def test_expand_takes_any_mappings_for_now() -> None:
-    recipe = load_recipe(
-        "version: 1\nname: x\nexpand:\n  - match: {type: conv2d}\n    branches: [[bn], [conv: 3]]\n"
-    )
-    assert recipe.expand == ({"match": {"type": "conv2d"}, "branches": [["bn"], [{"conv": 3}]]},)
 
 
 def test_models_are_frozen_and_take_python_names() -> None:
@@ -263,9 +248,7 @@ class TestNotFound:
         with pytest.raises(RecipeError, match=r"there is no recipe '1234' \(known: acnet, auto"):
             load_recipe("1234")
 
-    @pytest.mark.parametrize(
-        "spec", ["", ".", "..", "no/such.yaml", "a\0b.yaml", "\ud800", "x" * 9999]
-    )
+    @pytest.mark.parametrize("spec", ["", ".", "..", "no/such.yaml", "a\0b.yaml", "\ud800", "x" * 9999])
     def test_odd_names(self, spec: str) -> None:
         with pytest.raises(RecipeError, match="RK705") as caught:
             load_recipe(spec)
@@ -314,9 +297,7 @@ class TestFoldersOfPlugins:
         assert load_recipe("repvgg", folders=folders).name == "repvgg"
         assert load_recipe("hello:repvgg", folders=folders).name == "mine"
 
-    @pytest.mark.parametrize(
-        "spec", ["third:both", "hello:../outside", "../outside", "hello:", "hello:none"]
-    )
+    @pytest.mark.parametrize("spec", ["third:both", "hello:../outside", "../outside", "hello:", "hello:none"])
     def test_unknown(self, folders: list[Path], spec: str) -> None:
         with pytest.raises(RecipeError, match="RK705"):
             load_recipe(spec, folders=folders)

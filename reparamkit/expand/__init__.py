@@ -21,10 +21,10 @@
 
 from __future__ import annotations
 
+from reparamkit.branch import BranchOp, Options, Place
 from reparamkit.expand.block import Branches, Expanded
 from reparamkit.expand.entry import expand
 from reparamkit.expand.groups import parameter_groups
-from reparamkit.branch import BranchOp, Options, Place
 from reparamkit.expand.report import ExpandedLayer, Expansion
 
 __all__ = [

@@ -116,7 +116,8 @@ class Framed(nn.Module):
 def _settled(module: nn.Module, x: Tensor) -> Tensor:
     """What `module` makes of `x` in eval mode, whatever its mode is."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return F.batch_norm(x, module.running_mean, module.running_var, module.weight, module.bias, False, 0, module.eps)
+        statistics = module.running_mean, module.running_var
+        return F.batch_norm(x, *statistics, module.weight, module.bias, training=False, eps=module.eps)
     if isinstance(module, nn.Dropout):
         return x
     result: Tensor = module(x)

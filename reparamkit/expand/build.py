@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from reparamkit.branch import Place
 from reparamkit.errors import Refusal
 from reparamkit.expand.block import Branches, Expanded, Framed, padding
 from reparamkit.expand.layer import Layer
-from reparamkit.branch import Place
-from reparamkit.expand.placed import Placed, PlacedStep
 from reparamkit.expand.ops.nest import SUM
+from reparamkit.expand.placed import Placed, PlacedStep
 
 
 def build(branches: Sequence[Placed], layer: Layer, online: bool = False) -> Expanded:
@@ -39,7 +39,8 @@ def can_be_online(branches: Sequence[Placed]) -> Refusal | None:
         return None
     names = sorted({s.op.name for b in branches for s in b.steps if s.op.by_batch})
     return Refusal(
-        "RK342", f"{', '.join(names)} inside a branch looks at the whole batch; put it behind a `sum` of linear branches"
+        "RK342",
+        f"{', '.join(names)} in a branch looks at the whole batch; put it behind a `sum` of linear branches",
     )
 
 

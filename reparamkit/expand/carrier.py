@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from reparamkit.expand.layer import Layer
-from reparamkit.expand.placed import Placed, PlacedStep
 from reparamkit.expand.ops.nest import SUM
+from reparamkit.expand.placed import Placed, PlacedStep
 
 _KINDS = ("conv", "linear")
 

@@ -21,14 +21,14 @@ from reparamkit.expand.candidates import layers_in
 from reparamkit.expand.carrier import with_bias
 from reparamkit.expand.fold import folded
 from reparamkit.expand.layer import Layer, layer_of
-from reparamkit.expand.placed import Branch, Placed
 from reparamkit.expand.place import Legal, place_all
+from reparamkit.expand.placed import Branch, Placed
 from reparamkit.expand.preserve import preserve
 from reparamkit.expand.read import branches_of
 from reparamkit.expand.report import ExpandedLayer, Expansion
 from reparamkit.expand.statistics import settle
 from reparamkit.pipeline import Plugins, RecipeLike
-from reparamkit.recipe import Expand, Recipe, load_recipe
+from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry, build_or_default
 from reparamkit.splice import Steps, copied, splice
 from reparamkit.standin import StandIn
@@ -105,7 +105,8 @@ def expand(
 
     Raises:
         ModelError: the model cannot be expanded as it is (TorchScript, wrapped, sharded, meta weights, ...).
-        RecipeError: the recipe is wrong, says nothing about expanding, matches nothing, or its branches do not collapse.
+        RecipeError: the recipe is wrong, says nothing about expanding, matches nothing, or its branches do not
+            collapse.
         PluginError: plugins contradict each other. In every case `model` is as it was.
     """
     checked_tree(model)
@@ -228,5 +229,5 @@ def _like(block: Expanded, module: Any) -> Expanded:
     weight = module.weight
     block.to(weight.dtype).train(module.training)
     if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
-        block.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        block.to(memory_format=torch.channels_last)
     return block

@@ -1,10 +1,8 @@
 """grammar: what a recipe says about branches, read into `Branch` values. Every problem comes with its place.
 
-    branches:
-      - [conv, bn]                                # a branch is a list of operations
-      - x4: [conv: {kernel_size: 1}, bn]          # four of them
-      - {steps: [bn], name: skip, train: false}   # with a name for its module, and not trained
-      - [sum: [[conv, bn], [identity]], scale]    # branches inside a branch
+A branch is a list of operations, ``[conv, bn]``; ``x4: [conv: {kernel_size: 1}, bn]`` is four of them;
+``{steps: [bn], name: skip, train: false}`` gives its module a name and does not train it;
+``[sum: [[conv, bn], [identity]], scale]`` adds branches inside a branch.
 """
 
 from __future__ import annotations
@@ -17,10 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 from torch import nn
 
-from reparamkit.expand.layer import Layer
 from reparamkit.branch import BranchOp
-from reparamkit.expand.placed import Branch, Step
+from reparamkit.expand.layer import Layer
 from reparamkit.expand.ops.nest import SUM
+from reparamkit.expand.placed import Branch, Step
 from reparamkit.recipe.problem import DataPath, Problem, closest, quoted
 
 MAX_REPEAT = 64

@@ -42,7 +42,7 @@ def parameter_groups(
                 continue
             seen.add(id(parameter))
             branch = _branch_of(model, joined(path, name))
-            decays = sum(size > 1 for size in parameter.shape) > 1 or parameter.ndim > 1 and _is_kernel(module)
+            decays = sum(size > 1 for size in parameter.shape) > 1 or (parameter.ndim > 1 and _is_kernel(module))
             group = groups.setdefault((branch, decays), _new(branch, decays, weight_decay, branches or {}))
             group["params"].append(parameter)
     return list(groups.values())

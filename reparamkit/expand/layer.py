@@ -83,4 +83,3 @@ def layer_of(module: Any) -> Layer:
         module.padding_mode,
         bias,
     )
-

@@ -76,16 +76,18 @@ class Impulses:
         for phase, shift in enumerate(product(*map(range, layer.stride))):
             place = tuple(start + s for start, s in zip(self.start, shift, strict=True))
             for channel in range(inside):
-                images[(phase * inside + channel, slice(channel, None, inside), *place)] = 1.0
+                at: Any = (phase * inside + channel, slice(channel, None, inside), *place)
+                images[at] = 1.0
         return images
 
     def kernel(self, responses: Tensor) -> tuple[Tensor, Tensor]:
         """Weight ``[out_channels, in_channels / groups, *kernel_size]`` and bias from the responses."""
         layer = self.layer
-        at = (slice(None), slice(None), *self.taps[0][1])
-        bias = responses[at][-1]
+        origin: Any = (-1, slice(None), *self.taps[0][1])
+        bias = responses[origin]
         clean = responses[:-1] - responses[-1:]
         by_phase = clean.unflatten(0, (self.phases, -1))
-        taps = [by_phase[(phase, slice(None), slice(None), *where)] for phase, where in self.taps]
+        found: list[Any] = [(phase, slice(None), slice(None), *where) for phase, where in self.taps]
+        taps = [by_phase[at] for at in found]
         weight = torch.stack(taps).permute(2, 1, 0)
         return weight.reshape(layer.out_channels, -1, *layer.kernel_size), bias

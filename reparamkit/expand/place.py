@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from reparamkit.branch import Place
 from reparamkit.errors import Refusal
 from reparamkit.expand.layer import Layer, Pads
-from reparamkit.branch import Place
-from reparamkit.expand.placed import Border, Branch, Placed, PlacedStep, Step
 from reparamkit.expand.ops.nest import PAD, SUM
+from reparamkit.expand.placed import Border, Branch, Placed, PlacedStep, Step
 from reparamkit.rules.conv import each
 
 
@@ -100,7 +100,8 @@ def _place_of(step: Step, channels: int, layer: Layer, *, last: bool) -> Place |
     groups = _groups(step, channels, layer)
     if step.op.mixes and (channels % groups or outside % groups or groups % layer.groups):
         return Refusal(
-            "RK315", f"{step.op.name}: {groups} groups for {channels} -> {outside} channels beside {layer.groups} groups"
+            "RK315",
+            f"{step.op.name}: {groups} groups for {channels} -> {outside} channels beside {layer.groups} groups",
         )
     if getattr(step.options, "identity", False) and (channels != outside or any(k > 1 for k in kernel)):
         return Refusal("RK311", f"{step.op.name}: I + W for {channels} -> {outside} channels, kernel {kernel}")
@@ -262,7 +263,7 @@ def _named(branches: Sequence[Placed]) -> tuple[Placed, ...]:
 
 def _labels(branch: Placed) -> list[str]:
     """What a branch does, in words; batch norms and factors only where there is nothing else."""
-    full = [_label(s) for s in branch.steps if s.op.mixes or s.place.nd and s.op.taps != 1]
+    full = [_label(s) for s in branch.steps if s.op.mixes or (s.place.nd and s.op.taps != 1)]
     return full or [s.op.name for s in branch.steps if s.op.name != "identity"]
 
 

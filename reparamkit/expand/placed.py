@@ -93,4 +93,3 @@ class Placed:
     steps: tuple[PlacedStep, ...]
     border: Border | None = None
     train: bool = True
-

@@ -1,9 +1,10 @@
 """preserve: the carrier's numbers are chosen so that the block computes what the layer did.
 
-Formula: with the carrier's kernel at zero the block is a layer of weight ``W0``. Its kernel ``K`` adds ``C K A``, where
-``A`` is what stands in front of it on its way and ``C`` what stands behind, both maps of channels. So
-``K = C+ (W - W0) A+`` with pseudo-inverses, group by group, in float64; the bias likewise. Random widening maps (``A`` of
-full column rank, ``C`` of full row rank, as in ExpandNets) make it exact; anything else is refused, with the numbers.
+Formula: with the carrier's kernel at zero the block is a layer of weight ``W0``. Its kernel ``K`` adds ``C K A``,
+where ``A`` is what stands in front of it on its way and ``C`` what stands behind, both maps of channels. So
+``K = C+ (W - W0) A+`` with pseudo-inverses, group by group, in float64; the bias likewise. Random widening maps (``A``
+of full column rank, ``C`` of full row rank, as in ExpandNets) make it exact; anything else is refused, with the
+numbers.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from reparamkit.expand.block import Branches, Framed
 from reparamkit.expand.carrier import Way, carriers
 from reparamkit.expand.fold import folded
 from reparamkit.expand.layer import Layer
-from reparamkit.expand.placed import Placed
 from reparamkit.expand.ops.conv import CONVS
 from reparamkit.expand.ops.scale import Scale
+from reparamkit.expand.placed import Placed
 from reparamkit.registry import Registry
 
 TOLERANCE = 1e-11  # of the largest number; what is chosen is exact up to rounding
@@ -100,7 +101,9 @@ def _solved(
 def _matrix(modules: Sequence[nn.Module], channels: int, layer: Layer, like: Tensor) -> Tensor:
     """What modules that work on each position alone do to channels, ``[channels out, channels in]``."""
     ones = [1] * layer.nd
-    basis = torch.cat([torch.eye(channels).to(like), like.new_zeros(1, channels)]).reshape(channels + 1, channels, *ones)
+    basis = torch.cat([torch.eye(channels).to(like), like.new_zeros(1, channels)]).reshape(
+        channels + 1, channels, *ones
+    )
     for module in modules:
         if isinstance(module, Framed):
             basis = module.front(basis)
@@ -141,7 +144,9 @@ def _shift(modules: Sequence[Any], missing: Tensor, layer: Layer) -> Refusal | N
         return None
     for index in reversed(range(len(modules))):
         module = modules[index]
-        if not isinstance(module, (*CONVS, _BatchNorm)) or module.bias is None:
+        if type(module) not in CONVS and not isinstance(module, _BatchNorm):
+            continue
+        if module.bias is None:
             continue
         behind = _matrix(modules[index + 1 :], module.bias.shape[0], layer, missing)
         change = torch.linalg.pinv(behind) @ missing

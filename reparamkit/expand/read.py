@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from reparamkit.branch import BranchOp
 from reparamkit.errors import RecipeError, Refusal
 from reparamkit.expand.grammar import Reader
 from reparamkit.expand.layer import Layer
-from reparamkit.branch import BranchOp
-from reparamkit.expand.placed import Branch
 from reparamkit.expand.place import place
+from reparamkit.expand.placed import Branch
 from reparamkit.recipe.model import Expand
 from reparamkit.recipe.problem import DataPath, Problem
 

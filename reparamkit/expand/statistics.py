@@ -1,8 +1,8 @@
 """statistics: batch norms of new branches take the statistics of real data, without changing what they compute.
 
 A batch norm in eval mode is ``s x + t``. With the mean ``m`` and variance ``v`` of its input as statistics,
-``gamma = s sqrt(v + eps)`` and ``beta = t + s m`` make it the same ``s x + t``; in training mode it is now close to that
-as well, so that the first step of training starts from the function that the model has.
+``gamma = s sqrt(v + eps)`` and ``beta = t + s m`` make it the same ``s x + t``; in training mode it is now close to
+that as well, so that the first step of training starts from the function that the model has.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class LayerMatch(_Model):
         """Whether the layer found under this path is meant."""
         if layer.nd not in self.axes() or (self.name is not None and not fits(self.name, path)):
             return False
-        if self.groups is not None and not (layer.depthwise if self.groups == "depthwise" else layer.groups == self.groups):
+        if self.groups is not None and self.groups not in (layer.groups, "depthwise" if layer.depthwise else None):
             return False
         wanted = ((self.kernel_size, layer.kernel_size), (self.stride, layer.stride), (self.dilation, layer.dilation))
         return all(w is None or (w if isinstance(w, tuple) else (w,) * layer.nd) == got for w, got in wanted)
@@ -172,9 +172,7 @@ class Expand(_Model):
     """What one kind of plain layer becomes for training."""
 
     match: LayerMatch
-    branches: Annotated[
-        tuple[Any, ...], Field(strict=False, min_length=1), WithJsonSchema(_BRANCHES_SCHEMA)
-    ] = Field(
+    branches: Annotated[tuple[Any, ...], Field(strict=False, min_length=1), WithJsonSchema(_BRANCHES_SCHEMA)] = Field(
         description="Branches that are added; each a list of operations ('reparamkit branches' lists them)."
     )
     init: Literal["keep", "scratch"] = Field(
