@@ -23,8 +23,13 @@ def build(branches: Sequence[Placed], layer: Layer, online: bool = False) -> Exp
         layer: what the block stands for.
         online: train linear branches through their merged kernel.
     """
-    whole = online and is_linear(branches)
-    return Expanded(layer, {b.name: _branch(b, online and not whole) for b in branches}, online=whole)
+    return Expanded(layer, modules_of(branches, online), online=online and is_linear(branches))
+
+
+def modules_of(branches: Sequence[Placed], online: bool = False) -> dict[str, nn.Module]:
+    """The modules of the branches, by name; `online` is for the sums inside those that are not linear as a whole."""
+    inside = online and not is_linear(branches)
+    return {branch.name: _branch(branch, inside) for branch in branches}
 
 
 def is_linear(branches: Sequence[Placed]) -> bool:
@@ -67,8 +72,7 @@ def _module(step: PlacedStep, online: bool) -> nn.Module:
     if step.op.name != SUM:
         return step.op.build(step.options, step.place)
     whole = online and is_linear(step.branches)
-    inner = {b.name: _branch(b, online and not whole) for b in step.branches}
-    return Branches(inner, _layer_at(step.place) if whole else None)
+    return Branches(modules_of(step.branches, online), _layer_at(step.place) if whole else None)
 
 
 def _layer_at(place: Place) -> Layer:
