@@ -1,4 +1,4 @@
-"""Expanded layers beside the published blocks: the same branches, the same numbers in training, the same deploy form."""
+"""Expanded layers beside the published blocks: same branches, same numbers in training, same deploy form."""
 
 from __future__ import annotations
 

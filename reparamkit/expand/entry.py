@@ -204,29 +204,31 @@ def _block(module: nn.Module, layer: Layer, legal: Legal, job: _Job, section: in
     block = build(branches, layer, job.online).double().eval().to(module.weight.device)  # type: ignore[arg-type]
     init = job.init or job.recipe.expand[section].init
     with torch.no_grad():
-        refusal = _settled(block, branches, module, layer, job, init)
-    return refusal or _like(block, module)
+        carrier = _settled(block, branches, module, layer, job, init)
+    return carrier if isinstance(carrier, Refusal) else _like(block, carrier, module)
 
 
 def _settled(
     block: Expanded, branches: tuple[Placed, ...], module: Any, layer: Layer, job: _Job, init: Init
-) -> Refusal | None:
+) -> nn.Module | Refusal | None:
     """Check that the block is one layer; unless it starts from scratch, the very layer that `module` is."""
+    found: Any
     if init == "scratch":
         found = folded(block, layer, job.registry)
-        refusal = found if isinstance(found, Refusal) else None
     else:
         weight = module.weight.detach().to(torch.float64)
         bias = weight.new_zeros(layer.out_channels) if module.bias is None else module.bias.detach().to(torch.float64)
-        refusal = preserve(block, branches, layer, (weight, bias), job.registry)
-    if refusal is not None and refusal.code != "RK341":
-        raise RecipeError("RK710", f"recipe {job.recipe.name!r}, beside a {layer}: {refusal}")
-    return refusal
+        found = preserve(block, branches, layer, (weight, bias), job.registry)
+    if isinstance(found, Refusal) and found.code != "RK341":
+        raise RecipeError("RK710", f"recipe {job.recipe.name!r}, beside a {layer}: {found}")
+    return found if isinstance(found, nn.Module | Refusal) else None
 
 
-def _like(block: Expanded, module: Any) -> Expanded:
-    """The block with dtype, mode and memory format of the layer; what was frozen stays frozen."""
+def _like(block: Expanded, carrier: nn.Module | None, module: Any) -> Expanded:
+    """The block with dtype, mode and memory format of the layer; a frozen layer's own kernel stays frozen."""
     weight = module.weight
+    if carrier is not None and not weight.requires_grad:
+        carrier.requires_grad_(False)
     block.to(weight.dtype).train(module.training)
     if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous():
         block.to(memory_format=torch.channels_last)

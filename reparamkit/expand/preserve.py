@@ -26,12 +26,18 @@ from reparamkit.expand.ops.scale import Scale
 from reparamkit.expand.placed import Placed
 from reparamkit.registry import Registry
 
+_PADS = (
+    nn.modules.padding._ConstantPadNd,
+    nn.modules.padding._ReflectionPadNd,
+    nn.modules.padding._ReplicationPadNd,
+    nn.modules.padding._CircularPadNd,
+)
 TOLERANCE = 1e-11  # of the largest number; what is chosen is exact up to rounding
 
 
 def preserve(
     block: Branches, branches: Sequence[Placed], layer: Layer, target: tuple[Tensor, Tensor], registry: Registry
-) -> Refusal | None:
+) -> nn.Module | Refusal:
     """Give `block` the numbers with which it is a layer of weight and bias `target`.
 
     Args:
@@ -42,16 +48,16 @@ def preserve(
         registry: the rules.
 
     Returns:
-        `None`, or why no convolution of the block can do it.
+        The carrier, or why no convolution of the block can be it.
     """
     refusal = Refusal("RK341", f"no branch has a convolution of the layer's own kernel ({layer})")
     for way in carriers(branches, layer):
         front, carrier, back = _walked(block, branches, way)
-        if not isinstance(carrier, CONVS):
+        if type(carrier) not in CONVS:
             continue
         found = _solved(block, front, carrier, back, layer, target, registry)
         if found is None:
-            return None
+            return carrier
         refusal = found
     return refusal
 
@@ -85,12 +91,12 @@ def _solved(
         if isinstance(module, Scale) and isinstance(module.weight, nn.Parameter):
             nn.init.ones_(module.weight)  # a small factor would have to be made up for by huge weights
     carrier.weight.zero_()
-    rest = folded(block, layer, registry)
+    rest = _rest(block, layer, target[0], registry)
     if isinstance(rest, Refusal):
         return rest
     inside = _matrix(front, layer.in_channels, layer, target[0])
     outside = _matrix(back, carrier.weight.shape[0], layer, target[0])
-    carrier.weight.copy_(_kernel(target[0] - rest[0], inside, outside, layer.groups))
+    carrier.weight.copy_(_kernel(target[0] - rest, inside, outside, layer.groups))
     made = folded(block, layer, registry)
     if isinstance(made, Refusal):
         return made
@@ -98,29 +104,52 @@ def _solved(
     return refusal or _shift([carrier, *back], target[1] - made[1], layer)
 
 
-def _matrix(modules: Sequence[nn.Module], channels: int, layer: Layer, like: Tensor) -> Tensor:
-    """What modules that work on each position alone do to channels, ``[channels out, channels in]``."""
-    ones = [1] * layer.nd
-    basis = torch.cat([torch.eye(channels).to(like), like.new_zeros(1, channels)]).reshape(
-        channels + 1, channels, *ones
-    )
-    for module in modules:
-        if isinstance(module, Framed):
-            basis = module.front(basis)
-        elif not type(module).__name__.partition("Pad")[1]:
-            basis = module(basis)
-    columns = basis.reshape(channels + 1, -1)
-    return (columns[:-1] - columns[-1:]).T
+def _rest(block: Branches, layer: Layer, like: Tensor, registry: Registry) -> Tensor | Refusal:
+    """The weight of the block while the carrier's is zero."""
+    if len(list(block.children())) == 1 and not any(isinstance(m, Branches) for m in block.modules() if m is not block):
+        return torch.zeros_like(like)  # one chain, and a link of it is zero
+    found = folded(block, layer, registry)
+    return found if isinstance(found, Refusal) else found[0]
 
 
-def _kernel(wanted: Tensor, inside: Tensor, outside: Tensor, groups: int) -> Tensor:
+def _matrix(modules: Sequence[nn.Module], channels: int, layer: Layer, like: Tensor) -> Tensor | None:
+    """What modules that work on each position alone do to channels, ``[channels out, channels in]``.
+
+    `None` when nothing happens at all.
+    """
+    steps = [m.front if isinstance(m, Framed) else m for m in modules if not isinstance(m, _PADS)]
+    if not steps:
+        return None
+    basis = torch.cat([torch.eye(channels).to(like), like.new_zeros(1, channels)])
+    basis = basis.reshape(channels + 1, channels, *[1] * layer.nd)
+    for module in steps:
+        basis = module(basis)
+    # A pointwise convolution may pad; what it gives there does not depend on the input.
+    columns = (basis[:-1] - basis[-1:]).flatten(2).sum(2) if layer.nd else basis[:-1] - basis[-1:]
+    return columns.T
+
+
+def _kernel(wanted: Tensor, inside: Tensor | None, outside: Tensor | None, groups: int) -> Tensor:
     """``C+ W A+`` for each group, ``[channels behind, channels in front / groups, *kernel_size]``."""
-    kernel = wanted.shape[2:]
-    by_group = wanted.reshape(groups, wanted.shape[0] // groups, wanted.shape[1], -1)
-    left = torch.linalg.pinv(_diagonal(outside, groups))
-    right = torch.linalg.pinv(_diagonal(inside, groups))
-    made = torch.einsum("gmo,goit,gin->gmnt", left, by_group, right)
-    return made.reshape(-1, made.shape[2], *kernel)
+    made = wanted.reshape(groups, wanted.shape[0] // groups, wanted.shape[1], -1)
+    if outside is not None:
+        made = torch.einsum("gmo,goit->gmit", _inverse(outside, groups), made)
+    if inside is not None:
+        made = torch.einsum("goit,gin->gont", made, _inverse(inside, groups))
+    return made.reshape(-1, made.shape[2], *wanted.shape[2:])
+
+
+def _inverse(matrix: Tensor, groups: int) -> Tensor:
+    """The pseudo-inverse of the diagonal blocks of a matrix, ``[groups, columns / groups, rows / groups]``.
+
+    By QR, many times faster than `torch.linalg.pinv`; where the rank is too low the numbers are useless, which the
+    comparison afterwards finds out.
+    """
+    blocks = _diagonal(matrix, groups)
+    wide = blocks.shape[1] < blocks.shape[2]
+    q, r = torch.linalg.qr(blocks.mT if wide else blocks)
+    inverse: Tensor = torch.linalg.solve_triangular(r, q.mT, upper=True)
+    return inverse.mT if wide else inverse
 
 
 def _diagonal(matrix: Tensor, groups: int) -> Tensor:
@@ -149,7 +178,7 @@ def _shift(modules: Sequence[Any], missing: Tensor, layer: Layer) -> Refusal | N
         if module.bias is None:
             continue
         behind = _matrix(modules[index + 1 :], module.bias.shape[0], layer, missing)
-        change = torch.linalg.pinv(behind) @ missing
+        change = missing if behind is None else _inverse(behind, 1)[0] @ missing
         module.bias.add_(change)
-        return _gap("bias", missing, behind @ change)
+        return None if behind is None else _gap("bias", missing, behind @ change)
     return Refusal("RK341", "no operation behind the carrier has a bias that could be the layer's")
