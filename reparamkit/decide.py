@@ -16,6 +16,7 @@ from reparamkit.chain import path_term
 from reparamkit.cost import Cost, cost_of
 from reparamkit.errors import Refusal
 from reparamkit.lower import realizable
+from reparamkit.region import region
 
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Value
@@ -80,10 +81,10 @@ class Chooser:
             if value not in live or value in taken or (value.term is None and not value.parts):
                 continue
             origin = self._origin(value)
-            for region in self._best(value, origin).regions:
-                if not taken.intersection(region.values):
-                    chosen[region.target] = region
-                    taken.update(region.values)
+            for best in self._best(value, origin).regions:
+                if not taken.intersection(best.values):
+                    chosen[best.target] = best
+                    taken.update(best.values)
         return sorted(chosen.values(), key=lambda c: c.target.index)
 
     def _origin(self, value: Value) -> Value:
@@ -174,28 +175,6 @@ class Chooser:
                 candidate.target.where,
             )
         return self.feasible(candidate)
-
-
-def region(source: Value, target: Value) -> tuple[Value, ...] | Refusal:
-    """The values between `source` and `target`, `target` included, if they can be replaced together."""
-    found: set[Value] = set()
-    stack = [target]
-    while stack:
-        value = stack.pop()
-        if value in found or value is source:
-            continue
-        if value.term is None and value is not target and value.stacked is None:
-            return Refusal("RK318", f"{value.where} is not an operator of {source.where}", target.where)
-        found.add(value)
-        stack.extend(v for v in value.inputs if not v.meta)
-    for value in found - {target}:
-        if value.unstable is not None:
-            return value.unstable
-        outside = [u for u in value.readers if u not in found]
-        if outside or value.escapes:
-            reader = outside[0].where if outside else "the caller"
-            return Refusal("RK305", f"{value.where} is also read by {reader}", target.where)
-    return tuple(sorted(found, key=lambda v: v.index))
 
 
 def _is_free(value: Value) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 _SAME_MODULES = (
@@ -104,3 +104,49 @@ def _indexed(index: Any, rank: int | None) -> int | None:
     gone = sum(isinstance(p, int) for p in parts)
     new = sum(p is None for p in parts)
     return rank - gone + new
+
+
+def makes_tensor(node: fx.Node, called: nn.Module | None) -> bool:
+    """Whether a node surely computes one tensor; `called` is the module it calls."""
+    if node.op == "call_module":
+        home = type(called).__module__
+        return home in _TENSOR_MODULES and not getattr(called, "return_indices", False)
+    return node.op == "call_function" and (node.target in CONV_RANKS or node.target in _FIXED)
+
+
+_TENSOR_MODULES = frozenset(
+    f"torch.nn.modules.{name}" for name in "batchnorm conv dropout linear normalization padding pooling".split()
+)
+
+
+def parts_of(node: fx.Node) -> tuple[int | None, bool]:
+    """How many parts an iteration over the value has at most, and whether exactly; `None` where nothing tells."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    wanted = node.args[1] if len(node.args) > 1 else None
+    if name in ("chunk", "tensor_split", "unsafe_chunk"):
+        count = node.kwargs.get("chunks", node.kwargs.get("sections", wanted))
+        return (count, False) if type(count) is int and 0 < count <= _MAX_PARTS else (None, False)
+    if name in ("split", "split_with_sizes"):
+        sizes = node.kwargs.get("split_size_or_sections", node.kwargs.get("split_size", wanted))
+        return (len(sizes), True) if isinstance(sizes, (list, tuple)) else (None, False)
+    if node.target is operator.getitem and isinstance(wanted, slice) and _is_shape(node.args[0]):
+        return _sliced(wanted), True
+    return None, False
+
+
+_MAX_PARTS = 8
+
+
+def _is_shape(node: Any) -> bool:
+    if not isinstance(node, fx.Node):
+        return False
+    return node.args[1:] == ("shape",) if node.target is getattr else node.target == "size" and len(node.args) == 1
+
+
+def _sliced(part: slice) -> int | None:
+    """Entries of a slice from the front or from the back of a shape that is long enough."""
+    if part.step is not None:
+        return None
+    if type(part.start) is int and part.start < 0 and part.stop is None:
+        return -part.start
+    return part.stop if part.start is None and type(part.stop) is int and part.stop >= 0 else None

@@ -140,12 +140,25 @@ class Frame:
 
 @dataclass(eq=False)
 class Flow:
-    """One region: its frames by path (the outermost first), its values in order of execution."""
+    """One region: its frames by path (the outermost first), its values in order of execution.
+
+    Attributes:
+        path: the module it begins in.
+        frames: forwards by path.
+        values: in order.
+        refusals: why there is nothing in it.
+        ways: the same forward, where it goes another way.
+        unknown: why there may be ways that were not seen.
+        main: whether it is the way of a plain call, which a rewritten forward insists on.
+    """
 
     path: str
     frames: dict[str, Frame] = field(default_factory=dict)
     values: list[Value] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+    ways: tuple[Flow, ...] = ()
+    unknown: Refusal | None = None
+    main: bool = True
 
 
 def mapped(tree: Any, read: Callable[[fx.Node], Any]) -> Any:

@@ -12,9 +12,10 @@ from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.paths import below, within
 from reparamkit.standin import StandIn
 from reparamkit.survey import hooked
+from reparamkit.ways import other_way
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from torch import fx
 
@@ -88,10 +89,26 @@ def host(candidate: Candidate, flow: Flow, survey: Survey) -> Edit | Refusal:
     """The edit that expresses `candidate`, or why none can."""
     swap = _restored(candidate, flow, survey) or _swap(candidate, flow, survey)
     if swap is not None:
-        return swap
+        return _checked(swap.aside, flow) or other_way(candidate, flow, swap.anchor) or swap
     if candidate.source.unstable is not None:
         return candidate.source.unstable
-    return _rewrite(candidate, flow, survey)
+    rewrite = _rewrite(candidate, flow, survey)
+    if isinstance(rewrite, Rewrite):
+        refusal = _checked([v.path for v in candidate.values if v.path != rewrite.path], flow)
+        if refusal is not None:
+            return refusal
+    if isinstance(rewrite, Rewrite) and not (flow.main and rewrite.path == flow.path):
+        return other_way(candidate, flow) or rewrite
+    return rewrite
+
+
+def _checked(gone: Iterable[str], flow: Flow) -> Refusal | None:
+    """A refusal when one of the forwards that would go raises for some inputs."""
+    for path in dict.fromkeys(gone):
+        frame = flow.frames.get(path)
+        if frame is not None and frame.traced.guarded:
+            return Refusal("RK604", "the forward raises for some inputs; merging it would lose that", path)
+    return None
 
 
 def _restored(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
@@ -275,6 +292,8 @@ def _unwritable(frame: Frame) -> Refusal | None:
         return Refusal("RK304", "a Sequential has no forward of its own to rewrite", frame.path)
     if "forward" in frame.module.__dict__:
         return Refusal("RK331", "the instance has a forward of its own", frame.path)
+    if frame.traced.guarded:
+        return Refusal("RK604", "the forward raises for some inputs; rewriting would lose that", frame.path)
     if frame.traced.stored:
         return Refusal("RK305", "the forward stores values in attributes; rewriting would lose that", frame.path)
     if frame.traced.switches_grad:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from reparamkit.calls import bound
 from reparamkit.errors import Refusal
 from reparamkit.facts import CONV_RANKS, RANKED, rank_of_call, rank_of_module
 from reparamkit.flow import Flow, Frame, Stacked, Value, mapped, tensor_of
@@ -25,7 +26,7 @@ from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Through
 from reparamkit.rules import no_op
 from reparamkit.survey import Survey
-from reparamkit.trace import Traced, forward_of, signature_of
+from reparamkit.trace import Forked, Traced
 
 _MAX_DEPTH = 40
 _META_METHODS = {"size", "dim", "numel", "ndimension", "stride", "element_size", "nelement"}
@@ -59,22 +60,30 @@ class Lifter:
                 continue
             if self.survey.names[id(module)] > 1 and path != self._first_name(module):
                 continue
-            yield self._flow(path)
+            yield self._flow(path, traced) if isinstance(traced, Traced) else self._forked(path, traced)
+
+    def _forked(self, path: str, traced: Forked) -> Flow:
+        """The flow of a forward with several ways: of the main one, or of the first."""
+        first, *others = traced.graphs
+        flow = self._flow(path, first)
+        inlined = set(self.inlined)
+        flow.ways = tuple(self._flow(path, way) for way in others)
+        self.inlined = inlined  # a child that only the others call has a flow of its own
+        flow.unknown, flow.main = traced.unknown, traced.main is not None
+        return flow
 
     def _first_name(self, module: nn.Module) -> str:
         return next(p for p, m in self.survey.modules.items() if m is module)
 
-    def _flow(self, path: str) -> Flow:
+    def _flow(self, path: str, traced: Traced) -> Flow:
         flow = Flow(path)
-        frame = self._frame(flow, path, None, 0)
+        frame = self._frame(flow, path, traced, None, 0)
         _escape_outputs(frame)
         mark_shared_mutation(flow)
         return flow
 
-    def _frame(self, flow: Flow, path: str, given: dict[str, Any] | None, depth: int) -> Frame:
+    def _frame(self, flow: Flow, path: str, traced: Traced, given: dict[str, Any] | None, depth: int) -> Frame:
         module = self.survey.modules[path]
-        traced = self.survey.traced[id(module)]
-        assert isinstance(traced, Traced)
         frame = Frame(path, module, traced)
         flow.frames[path] = frame
         self.inlined.add(path)
@@ -134,15 +143,16 @@ class Lifter:
             return self._leaf(flow, frame, node, path)
         traced = self.survey.traced.get(id(module))
         if refusal is None and isinstance(traced, Traced) and depth < _MAX_DEPTH:
-            given = _bound(module, traced, frame, node)
-            if given is not None:
-                inner = self._frame(flow, path, given, depth + 1)
+            given = bound(module, traced, node)
+            if given is not None and all(n in frame.values for n in given.values()):
+                values = {name: frame.values[n] for name, n in given.items()}
+                inner = self._frame(flow, path, traced, values, depth + 1)
                 if inner.output is not None:
                     return inner.output
                 return self._tuple(flow, frame, node, inner)
         value = _new(flow, frame.path, node, inputs)
         value.module_path, value.module = path, module
-        value.refusal = refusal or (traced if isinstance(traced, Refusal) else None)
+        value.refusal = refusal or _opaque(traced, path)
         value.mutates = may_mutate(module)
         value.rank = self._rank(path, module, inputs)
         return value
@@ -252,6 +262,12 @@ class Lifter:
         return mapped(node.args, read), {k: mapped(v, read) for k, v in node.kwargs.items()}
 
 
+def _opaque(traced: Traced | Forked | Refusal | None, path: str) -> Refusal | None:
+    if isinstance(traced, Forked):
+        return Refusal("RK604", "what its forward does depends on what it is given", path)
+    return traced if isinstance(traced, Refusal) else None
+
+
 def _new(flow: Flow, path: str, node: fx.Node, inputs: list[Value] | None = None) -> Value:
     value = Value(path, node, len(flow.values), inputs or [])
     for read in value.inputs:
@@ -298,31 +314,6 @@ def _is_meta(node: fx.Node, inputs: list[Value]) -> bool:
         if name in ("_assert", "__assert__"):
             return True
     return bool(inputs) and all(v.meta for v in inputs) and node.op == "call_function"
-
-
-def _bound(module: nn.Module, traced: Traced, frame: Frame, node: fx.Node) -> dict[str, Any] | None:
-    """What the call gives to each parameter of the child; `None` when the child was traced for another call."""
-    only = node.args[0] if len(node.args) == 1 and not node.kwargs else None
-    if isinstance(only, fx.Node) and only in frame.values:
-        first = next((n for n in traced.graph.nodes if n.op == "placeholder"), None)
-        if first is not None and not str(first.target).startswith("*") and first.target not in traced.fixed:
-            others = [n for n in traced.graph.nodes if n.op == "placeholder"][1:]
-            if all(str(n.target).startswith("*") or n.target in traced.fixed for n in others):
-                return {str(first.target): frame.values[only]}
-    try:
-        call = signature_of(forward_of(module)).bind(None, *node.args, **node.kwargs)
-    except TypeError:
-        return None
-    given: dict[str, Any] = {}
-    for name, argument in list(call.arguments.items())[1:]:
-        if name in traced.fixed:
-            if isinstance(argument, fx.Node) or argument is not traced.fixed[name]:
-                return None
-        elif not isinstance(argument, fx.Node) or argument not in frame.values:
-            return None
-        else:
-            given[name] = frame.values[argument]
-    return given
 
 
 def _guarded(lift: Lift, run: Callable[[], Any]) -> Any:

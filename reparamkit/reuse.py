@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reparamkit.paths import module_at
+from reparamkit.symbols import Symbols
 
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, types.FunctionType)
 _MISSING = object()
@@ -30,10 +31,12 @@ class Log:
     Attributes:
         seen: (path of the module, attribute) -> what was found there.
         comparable: whether all of it can be compared.
+        symbols: copies of the functions that are run.
     """
 
     seen: dict[tuple[str, str], Any] = field(default_factory=dict)
     comparable: bool = True
+    symbols: Symbols = field(default_factory=Symbols)
 
     def note(self, path: str, name: str, value: Any) -> None:
         """Write down that `name` of the module at `path` is `value`."""
@@ -120,7 +123,7 @@ def logging_attributes(cls: type) -> dict[str, Any]:
             state["_twin_log"].note(state["_twin_path"], name, value)
         elif name == "__dict__":
             state["_twin_log"].comparable = False
-        return value
+        return state["_twin_log"].symbols.of(value)
 
     def absent(self: Any, name: str) -> Any:
         state = object.__getattribute__(self, "__dict__")

@@ -12,13 +12,18 @@ from torch import Tensor, nn
 
 from reparamkit.arguments import arguments
 from reparamkit.bypass import bypassed
+from reparamkit.calls import with_all_ways
 from reparamkit.errors import ModelError, Refusal
 from reparamkit.paths import below
 from reparamkit.reuse import Memory
-from reparamkit.trace import Traced, modules_under, trace
+from reparamkit.trace import Forked, Traced, modules_under, trace
 from reparamkit.watch import storages_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import fx
+
     from reparamkit.registry import Registry
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -53,7 +58,7 @@ class Survey:
     names: Counter[int]
     calls: Counter[int] = field(default_factory=Counter)
     touched: dict[int, set[str]] = field(default_factory=dict)
-    traced: dict[int, Traced | Refusal] = field(default_factory=dict)
+    traced: dict[int, Traced | Forked | Refusal] = field(default_factory=dict)
     ranks_in: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     ranks_out: dict[str, int | None] = field(default_factory=dict)
 
@@ -67,6 +72,13 @@ class Survey:
         if type(module).__call__ is not nn.Module.__call__:
             return Refusal("RK330", f"{type(module).__name__} has a __call__ of its own", path)
         return hooked(module, path)
+
+    def graphs(self, module: nn.Module) -> tuple[Traced, ...]:
+        """Every way through the forward of a module that was seen."""
+        traced = self.traced.get(id(module))
+        if isinstance(traced, Traced):
+            return (traced,)
+        return traced.graphs if isinstance(traced, Forked) else ()
 
     def is_leaf(self, module: nn.Module, registry: Registry) -> bool:
         """Whether the module stays whole: a rule knows it, or it is one of torch's own."""
@@ -111,23 +123,58 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
         names[id(module)] += 1
     found = Survey(modules, names)
     storages = storages_of(model)
-    memory = Memory()
+    memory, wide = Memory(), Memory()
     for module in modules.values():
         if id(module) in found.traced or isinstance(module, _CONTAINERS) or found.is_leaf(module, registry):
             continue
         found.traced[id(module)] = trace(module, storages, memory)
     _forget_bypassed(found)
+    past: set[nn.Module] = set()
+    for path, module in modules.items():
+        if isinstance(found.traced.get(id(module)), Refusal):
+            missed = bypassed(module)
+            past |= missed
+            for other in missed:
+                found.touched.setdefault(id(other), set()).add(path)
+    _see_all_ways(found, past, lambda module: trace(module, storages, wide, free=True))
     counted: set[int] = set()
     for path, module in modules.items():
         traced = found.traced.get(id(module))
         if isinstance(traced, Refusal):
             found.traced[id(module)] = traced.at(path or "(root)")
-            for other in bypassed(module):
-                found.touched.setdefault(id(other), set()).add(path)
         elif traced is not None and id(module) not in counted:
             counted.add(id(module))
-            _count(found, path, traced)
+            _count(found, path, module)
     return found
+
+
+def _see_all_ways(found: Survey, past: set[nn.Module], wide: Callable[[nn.Module], Any]) -> None:
+    """Add, for modules that may be called with other arguments than they were traced for, the ways they go then."""
+    calls: dict[int, list[fx.Node]] = {}
+    done: set[int] = set()
+    for path, module in found.modules.items():
+        traced = found.traced.get(id(module))
+        if traced is None or isinstance(traced, Refusal) or id(module) in done:
+            continue
+        done.add(id(module))
+        known = found.names[id(module)] == 1 and module not in past and _owner_traced(found, path)
+        made = with_all_ways(module, traced, calls.get(id(module)) if known else None, lambda m=module: wide(m))
+        found.traced[id(module)] = made
+        prefix = f"{path}." if path else ""
+        for graph in found.graphs(module):
+            for node in graph.graph.nodes:
+                if node.op == "call_module":
+                    calls.setdefault(id(found.modules[prefix + str(node.target)]), []).append(node)
+
+
+def _owner_traced(found: Survey, path: str) -> bool:
+    """Whether the nearest module around that has a forward could be traced."""
+    while path:
+        path = path.rpartition(".")[0]
+        traced = found.traced.get(id(found.modules[path]))
+        if traced is not None:
+            return not isinstance(traced, Refusal)
+    return False
 
 
 def _forget_bypassed(found: Survey) -> None:
@@ -150,26 +197,28 @@ def _alive(found: Survey) -> set[str]:
             continue
         alive.add(path)
         module = found.modules[path]
-        traced = found.traced.get(id(module))
         prefix = f"{path}." if path else ""
-        if isinstance(traced, Traced):
+        graphs = found.graphs(module)
+        for traced in graphs:
             stack += [prefix + str(n.target) for n in traced.graph.nodes if n.op == "call_module"]
             stack += [prefix + name for name in traced.ran]
-        else:
+        if not graphs:
             stack += [prefix + name for name, child in module._modules.items() if child is not None]
     return alive
 
 
-def _count(found: Survey, path: str, traced: Traced) -> None:
+def _count(found: Survey, path: str, module: nn.Module) -> None:
     prefix = f"{path}." if path else ""
-    for node in traced.graph.nodes:
-        if node.op == "call_module":
-            found.calls[id(found.modules[prefix + str(node.target)])] += 1
-    owners = {name.rpartition(".")[0] for name in traced.reads} - {""}
-    for owner in (*owners, *traced.ran):
-        module = found.modules.get(prefix + owner)
-        if module is not None:
-            found.touched.setdefault(id(module), set()).add(path)
+    most: Counter[int] = Counter()
+    for traced in found.graphs(module):
+        called = [str(n.target) for n in traced.graph.nodes if n.op == "call_module"]
+        most |= Counter(id(found.modules[prefix + name]) for name in called)  # of the ways, one is taken
+        owners = {name.rpartition(".")[0] for name in traced.reads} - {""}
+        for owner in (*owners, *traced.ran):
+            read = found.modules.get(prefix + owner)
+            if read is not None:
+                found.touched.setdefault(id(read), set()).add(path)
+    found.calls += most
 
 
 def observe_ranks(found: Survey, model: nn.Module, example_inputs: Any) -> None:

@@ -7,14 +7,18 @@ whatever the forward stores lands on the twin. Everything its code looks at goes
 from __future__ import annotations
 
 import collections
+import math
 import operator
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.fx.proxy import Proxy
+from torch.fx.proxy import Attribute, Proxy
 
 from reparamkit.reuse import logging_attributes
+from reparamkit.symbols import SymbolicNames, asked_kind
+from reparamkit.watch import Untraceable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,24 +30,100 @@ _NESTED = frozenset({dict, collections.OrderedDict, list, set, collections.deque
 FILLABLE = (dict, collections.OrderedDict, list, set, collections.deque)
 
 
-class TwinProxy(Proxy):
-    """A proxy that records augmented assignment as what it is: a change of the operand."""
+class _Symbolic(Proxy):
+    """What all traced values have in common."""
+
+    tracer: Any
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _OWN:
+            raise self.tracer.stopped(f"assigns to the attribute {name} of a traced value")
+        object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if not self.tracer.has(self, name):
+            raise Missing(f"a traced value has no attribute {name!r}")
+        return TwinAttribute(self, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """Asked for by `isinstance`, in code that has Python's own: nobody may be told that this is no tensor."""
+        caller = sys._getframe(1)
+        if caller.f_code.co_name == "is_tensor":
+            return self.tracer.kind_of(self, otherwise=type(self))  # type: ignore[no-any-return]
+        home = str(caller.f_globals.get("__name__", "")).partition(".")[0]
+        if isinstance(caller.f_globals, SymbolicNames) or home in _INSIDERS:
+            return type(self)
+        kind = asked_kind(caller)
+        if kind is None:
+            raise self.tracer.stopped("asks for the type of a traced value")
+        return _one_of(kind) if self.tracer.is_a(self, kind) else type(self)
+
+    def __len__(self) -> int:
+        count = self.tracer.count(self)
+        if count is None:  # `list(x)` asks as well, and goes on without an answer
+            raise NoLength("asks for the length of a traced value")
+        return int(count)
+
+    def __contains__(self, item: object) -> bool:
+        raise self.tracer.stopped("looks something up in a traced value")
+
+    def __int__(self) -> int:
+        raise self.tracer.stopped("makes a traced value a Python number")
+
+    __float__ = __complex__ = __int__
 
     def __setitem__(self, key: object, value: object) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
 
+    def __round__(self, digits: int | None = None) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self, digits), {})
 
-def _record_inplace(name: str) -> Callable[[TwinProxy, object], Proxy]:
+
+def _one_of(kind: Any) -> type:
+    return _one_of(kind[0]) if isinstance(kind, tuple) else kind
+
+
+_OWN = frozenset({"node", "_node", "tracer", "root", "attr", "_frozen"})
+_INSIDERS = frozenset({"torch", "reparamkit", "inspect", "dataclasses", "copy"})
+
+
+class TwinProxy(_Symbolic):
+    """A proxy that records augmented assignment as what it is: a change of the operand."""
+
+
+class TwinAttribute(_Symbolic, Attribute):
+    """An attribute of a traced value."""
+
+
+class NoLength(Untraceable, TypeError):
+    """A traced value has no length that is known."""
+
+
+class Missing(AttributeError):
+    """A traced value was taken not to have an attribute; where that ends the forward, so would the real one."""
+
+
+def _record_inplace(name: str) -> Callable[[Any, object], Proxy]:
     target = getattr(operator, name)
 
-    def record(self: TwinProxy, other: object) -> Proxy:
-        return self.tracer.create_proxy("call_function", target, (self, other), {})
+    def record(self: Any, other: object) -> Proxy:
+        return self.tracer.create_proxy("call_function", target, (self, other), {})  # type: ignore[no-any-return]
+
+    return record
+
+
+def _record(target: Any) -> Callable[[Any], Proxy]:
+    def record(self: Any) -> Proxy:
+        return self.tracer.create_proxy("call_function", target, (self,), {})  # type: ignore[no-any-return]
 
     return record
 
 
 for _name in _INPLACE:
-    setattr(TwinProxy, f"__{_name}__", _record_inplace(_name))
+    setattr(_Symbolic, f"__{_name}__", _record_inplace(_name))
+for _function in (math.ceil, math.floor, math.trunc):
+    setattr(_Symbolic, f"__{_function.__name__}__", _record(_function))
 
 
 class Children(dict[str, Any]):

@@ -1,0 +1,74 @@
+"""How a module is called: whether every call leaves its optional arguments alone, as far as anyone can tell."""
+
+from __future__ import annotations
+
+import dis
+from typing import Any
+
+from torch import fx, nn
+
+from reparamkit.errors import Refusal
+from reparamkit.trace import Forked, Traced, forward_of, signature_of
+
+
+def bound(module: nn.Module, traced: Traced, node: fx.Node) -> dict[str, fx.Node] | None:
+    """What a call gives to each parameter; `None` when `module` was traced for another call."""
+    holders = [n for n in traced.graph.nodes if n.op == "placeholder"]
+    needed = {str(n.target) for n in holders if n.target not in traced.fixed and not str(n.target).startswith("*")}
+    only = node.args[0] if len(node.args) == 1 and not node.kwargs else None
+    if isinstance(only, fx.Node) and len(needed) == 1 and holders[0].target in needed:
+        return {str(holders[0].target): only}
+    try:
+        call = signature_of(forward_of(module)).bind(None, *node.args, **node.kwargs)
+    except TypeError:
+        return None
+    given: dict[str, fx.Node] = {}
+    for name, argument in list(call.arguments.items())[1:]:
+        if name in traced.fixed:
+            if isinstance(argument, fx.Node) or argument is not traced.fixed[name]:
+                return None
+        elif not isinstance(argument, fx.Node):
+            return None
+        else:
+            given[name] = argument
+    return given if needed <= given.keys() else None
+
+
+def with_all_ways(
+    module: nn.Module, traced: Traced | Forked, calls: list[fx.Node] | None, wide: Any
+) -> Traced | Forked | Refusal:
+    """A trace together with the ways the forward goes for other calls than the plain one.
+
+    Args:
+        module: the module.
+        traced: its trace for a plain call.
+        calls: all calls there are; `None` when there may be others.
+        wide: its trace for any call, as a function.
+    """
+    first = traced if isinstance(traced, Traced) else traced.ways[0]
+    if calls is not None and all(bound(module, first, node) is not None for node in calls):
+        return traced
+    loose = _reads_extras(module)
+    if not loose and not first.fixed and len([n for n in first.graph.nodes if n.op == "placeholder"]) == 1:
+        return traced
+    every = wide()
+    unknown = every if isinstance(every, Refusal) else None
+    if loose:
+        unknown = Refusal("RK604", f"what it does depends on {loose}")
+    found = () if isinstance(every, Refusal) else (every,) if isinstance(every, Traced) else every.graphs
+    if isinstance(traced, Forked):
+        return Forked(None, found or traced.ways, unknown)
+    others = tuple(way for way in found if str(way.graph) != str(traced.graph))
+    return Forked(traced, others, unknown) if others or unknown is not None else traced
+
+
+def _reads_extras(module: nn.Module) -> str:
+    """The name of an ``*args`` or ``**kwargs`` of the forward that its code looks at, or nothing."""
+    code = getattr(forward_of(module), "__code__", None)
+    if code is None:
+        return ""
+    stars = [
+        s for s in signature_of(forward_of(module)).parameters.values() if s.kind in (s.VAR_POSITIONAL, s.VAR_KEYWORD)
+    ]
+    read = {i.argval for i in dis.get_instructions(code) if i.opname.startswith("LOAD")}
+    return next((s.name for s in stars if s.name in read), "")

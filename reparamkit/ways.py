@@ -1,0 +1,87 @@
+"""Edits of a forward that goes several ways: right only where every way does the same with what they touch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from reparamkit.errors import Refusal
+from reparamkit.paths import below
+from reparamkit.region import region
+
+if TYPE_CHECKING:
+    from reparamkit.decide import Candidate
+    from reparamkit.flow import Flow, Value
+
+
+def other_way(candidate: Candidate, flow: Flow, anchor: str = "") -> Refusal | None:
+    """Why exchanging the modules of `candidate` would change another way through the forward, if so.
+
+    Args:
+        candidate: the region.
+        flow: where it is.
+        anchor: the module that takes the merged operator.
+    """
+    if not (flow.ways or flow.unknown) and flow.main:
+        return None
+    if _inside_a_child(candidate, flow):
+        return None
+    where = candidate.target.where
+    if flow.unknown is not None:
+        return flow.unknown.at(where)
+    steps = _steps(candidate, flow)
+    if steps is None:
+        return Refusal(
+            "RK604", "the forward depends on what it is given, and this is more than a chain of modules", where
+        )
+    if any(_breaks(steps, way, steps[0] == anchor) for way in flow.ways):
+        return Refusal("RK604", "the forward does something else with it, depending on what it is given", where)
+    return None
+
+
+def _inside_a_child(candidate: Candidate, flow: Flow) -> bool:
+    """Whether all of the region stands in the forward of one child, which goes its way whatever the parent does."""
+    prefix = f"{flow.path}." if flow.path else ""
+    paths = [value.path for value in candidate.values]
+    first = min(paths, key=len)
+    return (
+        first not in ("", flow.path)
+        and first.startswith(prefix)
+        and all(path == first or below(path, first) for path in paths)
+    )
+
+
+def _steps(candidate: Candidate, flow: Flow) -> list[Any] | None:
+    """What a region that is a chain consists of, in order: modules, and steps in the forwards of children."""
+    called = [v for v in candidate.values if v.term is None or not v.term.is_identity]
+    steps = [_name(v, flow) for v in called]
+    return None if any(v.parts for v in called) or None in steps else steps
+
+
+def _name(value: Value, flow: Flow) -> Any:
+    """Something that is the same in every way; `None` for a step of the forward that has them."""
+    if value.module_path is not None:
+        return value.module_path
+    return None if value.path == flow.path else (value.path, value.node)
+
+
+def _breaks(steps: list[Any], way: Flow, in_place: bool) -> bool:
+    """Whether `way` takes one of the steps, but not as this chain with nobody else reading what is between."""
+    # Of a module that is an operator first and something else then, the operator is the first value.
+    taken = {_name(v, way): v for v in reversed(way.values) if _name(v, way) in steps}
+    if not taken:
+        return False
+    value: Value | None = taken.get(steps[-1])
+    for step in reversed(steps):
+        value = _past_identities(value)
+        if value is None or _name(value, way) != step or value.term is None:
+            return True
+        value = value.source
+    if value is None or (value.unstable is not None and not in_place):
+        return True
+    return isinstance(region(value, taken[steps[-1]]), Refusal)
+
+
+def _past_identities(value: Value | None) -> Value | None:
+    while value is not None and value.term is not None and value.term.is_identity:
+        value = value.source
+    return value

@@ -1,0 +1,243 @@
+"""Forwards that ask about what they are given: whatever the answer, the conversion is exact; where that is the same
+for every answer, they are converted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import reparamkit
+from tests.helpers import IMAGES, Fn, assert_same, codes, conv_bn, convert, counts, inputs
+
+
+def _relu_if(question: Callable[[Tensor], Any]) -> nn.Module:
+    """Between the convolution and its norm stands an activation, or does not: nothing may be folded."""
+    conv, norm = conv_bn(4, 4, 3, padding=1)
+    return Fn(lambda m, x: m.norm(m.conv(x).relu() if m.asks(x) else m.conv(x)), conv=conv, norm=norm, asks=question)
+
+
+def _caught(x: Tensor) -> bool:
+    try:
+        return bool(x.shape[0] > 0)
+    except RuntimeError:
+        return False
+
+
+QUESTIONS: dict[str, Callable[[Tensor], Any]] = {
+    "isinstance": lambda x: isinstance(x, Tensor),
+    "isinstance of several": lambda x: isinstance(x, (list, Tensor)),
+    "not a list": lambda x: not isinstance(x, list),
+    "is_tensor": torch.is_tensor,
+    "type": lambda x: type(x) is Tensor,
+    "types": lambda x: type(x) in (Tensor, nn.Parameter),
+    "no such attribute": lambda x: not hasattr(x, "tensors"),
+    "attribute": lambda x: getattr(x, "mask", None) is None,
+    "dtype": lambda x: x.dtype is torch.float64,
+    "dtype equal": lambda x: x.dtype == torch.float64,
+    "size": lambda x: x.shape[-1] > 0,
+    "rank": lambda x: len(x.shape) == 4,
+    "dim": lambda x: x.dim() == 4,
+    "int": lambda x: int(x.shape[0]) > 0,
+    "ceil": lambda x: math.ceil(x.shape[0] / 2) > 0,
+    "min": lambda x: min(x.shape[0], 3) > 0,
+    "caught": _caught,
+    "data": lambda x: x.abs().sum() > 0,
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_question_about_the_input_is_never_answered_by_the_proxy(question: str) -> None:
+    converted, _ = convert(_relu_if(QUESTIONS[question]))
+    assert counts(converted) == (1, 1)
+
+
+@pytest.mark.parametrize("question", ["isinstance", "no such attribute", "size", "rank", "int", "ceil", "min", "data"])
+def test_what_is_the_same_for_every_answer_is_merged(question: str) -> None:
+    conv, norm = conv_bn(4, 4, 3, padding=1)
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.norm(m.conv(x))
+        return F.relu(y) if m.asks(x) else y
+
+    assert counts(convert(Fn(run, conv=conv, norm=norm, asks=QUESTIONS[question]))[0]) == (1, 0)
+
+
+class SamePadding(nn.Module):
+    """MobileNet as TensorFlow pads it: how much depends on the size of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = conv_bn(4, 4, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(_padded(x, self.conv))).relu()  # type: ignore[no-any-return]
+
+
+def _padded(x: Tensor, conv: Any) -> Tensor:
+    height, width = x.shape[-2:]
+    around = []
+    for size, stride, kernel in zip((width, height), conv.stride, conv.kernel_size, strict=True):
+        along = max(kernel - stride, 0) if size % stride == 0 else max(kernel - int(size) % stride, 0)
+        around += [along // 2, along - along // 2]
+    return F.pad(x, around)
+
+
+def test_padding_that_depends_on_the_size() -> None:
+    converted, _ = convert(SamePadding(), *IMAGES)
+    assert counts(converted) == (1, 0)
+
+
+class Optional(nn.Module):
+    """An argument that changes what stands between the convolution and the norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = conv_bn(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor, skip: Tensor | None = None, *, twice: bool = False) -> Tensor:
+        y = self.conv(x)
+        if skip is not None:
+            y = y * skip
+        if twice is True:
+            y = y.relu()
+        return self.norm(y)  # type: ignore[no-any-return]
+
+
+def _loop(m: Any, x: Tensor) -> Tensor:
+    for _ in range(x.shape[0]):
+        return m.f(x, twice=True)  # type: ignore[no-any-return]
+    return x
+
+
+@pytest.mark.parametrize(
+    ("run", "left"),
+    [
+        (lambda m, x: m.f(x), (1, 0)),
+        (lambda m, x: m.f(x, None), (1, 0)),
+        (lambda m, x: m.f(x, skip=None, twice=False), (1, 0)),
+        (lambda m, x: m.f(x, x), (1, 1)),
+        (lambda m, x: m.f(x, skip=x), (1, 1)),
+        (lambda m, x: m.f(x, twice=True), (1, 1)),
+        (_loop, (1, 1)),
+    ],
+)
+def test_optional_arguments(run: Any, left: tuple[int, int]) -> None:
+    assert counts(convert(Fn(run, f=Optional()))[0]) == left
+
+
+def test_a_model_may_be_called_with_its_optional_arguments() -> None:
+    converted, _ = convert(Optional())
+    assert counts(converted) == (1, 1)
+
+
+class Branches(nn.Module):
+    """A forward that must be rewritten, with an argument nobody gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        y = self.a(x) + self.b(x)
+        return y if scale is None else y * scale  # type: ignore[no-any-return]
+
+
+def test_a_rewritten_forward_refuses_arguments_it_was_not_traced_for() -> None:
+    converted, _ = convert(Branches())
+    assert counts(converted) == (1, 0)
+    with pytest.raises(RuntimeError, match="RK103"):
+        converted(inputs(IMAGES[0]), inputs(IMAGES[0]))
+
+
+class Guarded(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = conv_bn(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 4:
+            raise ValueError(f"expected 4 channels, got {x.shape[1]}")
+        return self.norm(self.conv(x))  # type: ignore[no-any-return]
+
+
+def test_a_check_of_the_input_survives() -> None:
+    converted, _ = convert(Fn(lambda m, x: m.f(x) + m.g(x), f=Guarded(), g=Guarded()))
+    assert counts(converted)[1] == 0
+    with pytest.raises(ValueError, match="expected 4 channels, got 5"):
+        converted(torch.zeros(1, 5, 8, 8, dtype=torch.float64))
+
+
+class Base(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = conv_bn(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y.relu() if isinstance(x, Tensor) else y  # type: ignore[no-any-return]
+
+
+class Derived(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(super().forward(x))  # type: ignore[no-any-return]
+
+
+def test_code_of_a_base_class_asks_as_well() -> None:
+    assert counts(convert(Derived())[0]) == (1, 1)
+
+
+@pytest.mark.parametrize("parts", [lambda x: list(x.chunk(2, 1)), lambda x: [*torch.split(x, [2, 2], 1)]])
+def test_lists_of_parts(parts: Any) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = parts(m.stem(x))
+        y.extend(m.norm(m.conv(y[-1])) for _ in range(1))
+        return torch.cat(y, 1)
+
+    conv, norm = conv_bn(2, 2, 3, padding=1)
+    assert counts(convert(Fn(run, stem=nn.Conv2d(4, 4, 1), conv=conv, norm=norm))[0]) == (2, 0)
+
+
+def test_too_many_ways_are_refused() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.conv(x)
+        for axis in (0, 1, 2, 3):
+            for size in range(20):
+                y = y if x.shape[axis] != size else y + 1
+        return m.norm(y)  # type: ignore[no-any-return]
+
+    conv, norm = conv_bn(4, 4, 3, padding=1)
+    converted, report = convert(Fn(run, conv=conv, norm=norm))
+    assert counts(converted) == (1, 1)
+    assert "RK604" in codes(report)
+
+
+def test_a_forward_that_converts_a_list_or_a_tensor() -> None:
+    """DenseNet's layer takes either; it is the same afterwards."""
+
+    def run(m: Any, x: Any) -> Tensor:
+        xs = [x] if isinstance(x, Tensor) else x
+        return m.norm(m.conv(torch.cat(xs, 1))).relu()  # type: ignore[no-any-return]
+
+    conv, norm = conv_bn(4, 4, 3, padding=1)
+    model = Fn(run, conv=conv, norm=norm)
+    converted, _ = convert(model)
+    assert counts(converted) == (1, 0)
+    x = inputs(IMAGES[0])
+    with torch.no_grad():
+        assert torch.equal(converted([x]), converted(x))
+    assert_same(model, converted)
+
+
+def test_nothing_is_left_behind() -> None:
+    """Forward, class and globals of the user's module are the very same afterwards."""
+    model = SamePadding().eval()
+    before = (SamePadding.forward, SamePadding.forward.__globals__["_padded"], int, isinstance)
+    reparamkit.plan(model)
+    assert before == (SamePadding.forward, SamePadding.forward.__globals__["_padded"], int, isinstance)
+    assert type(SamePadding.forward.__globals__) is dict
