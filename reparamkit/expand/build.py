@@ -11,6 +11,7 @@ from reparamkit.branch import Place
 from reparamkit.errors import Refusal
 from reparamkit.expand.block import Branches, Expanded, Framed, padding
 from reparamkit.expand.layer import Layer
+from reparamkit.expand.names import numbered
 from reparamkit.expand.ops.nest import SUM
 from reparamkit.expand.placed import Placed, PlacedStep
 
@@ -56,7 +57,7 @@ def _branch(branch: Placed, online: bool) -> nn.Module:
             modules = _with_border(branch, modules)
         if step is not None:
             modules.append((step.op.name, _module(step, online)))
-    made = modules[0][1] if len(modules) == 1 else nn.Sequential(OrderedDict(_numbered(modules)))
+    made = modules[0][1] if len(modules) == 1 else _chain(modules)
     return made if branch.train else made.requires_grad_(False)
 
 
@@ -64,7 +65,7 @@ def _with_border(branch: Placed, front: list[tuple[str, nn.Module]]) -> list[tup
     border = branch.border
     assert border is not None
     if border.framed:
-        return [("framed", Framed(nn.Sequential(OrderedDict(_numbered(front))), border.pads))]
+        return [("framed", Framed(_chain(front), border.pads))]
     return [*front, ("pad", padding(border.pads, border.mode))]
 
 
@@ -89,12 +90,6 @@ def _layer_at(place: Place) -> Layer:
     )
 
 
-def _numbered(modules: Sequence[tuple[str, nn.Module]]) -> list[tuple[str, nn.Module]]:
-    """Names made different: conv, conv_1, conv_2."""
-    counts: dict[str, int] = {}
-    named = []
-    for name, module in modules:
-        seen = counts.get(name, 0)
-        counts[name] = seen + 1
-        named.append((f"{name}_{seen}" if seen else name, module))
-    return named
+def _chain(modules: Sequence[tuple[str, nn.Module]]) -> nn.Sequential:
+    names = numbered(name for name, _ in modules)
+    return nn.Sequential(OrderedDict(zip(names, (module for _, module in modules), strict=True)))

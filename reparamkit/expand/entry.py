@@ -183,13 +183,14 @@ def _trained(module: nn.Module) -> int:
 
 
 def _check_matched(model: nn.Module, recipe: Recipe, matched: set[int]) -> None:
+    if not matched and any(isinstance(m, StandIn) for m in model.modules()):
+        raise RecipeError("RK706", f"recipe {recipe.name!r}: the model is expanded already")
     for index, section in enumerate(recipe.expand):
         if index not in matched and not section.optional:
             raise RecipeError("RK706", f"recipe {recipe.name!r}, expand {index}: {section.match} matches no layer")
     if not matched:
-        already = any(isinstance(m, StandIn) for m in model.modules())
-        why = "the model is expanded already" if already else "; ".join(str(s.match) for s in recipe.expand)
-        raise RecipeError("RK706", f"recipe {recipe.name!r}: none of its expand sections matches a layer ({why})")
+        meant = "; ".join(str(s.match) for s in recipe.expand)
+        raise RecipeError("RK706", f"recipe {recipe.name!r}: none of its expand sections matches a layer ({meant})")
 
 
 def _block(module: nn.Module, layer: Layer, legal: Legal, job: _Job, section: int) -> Expanded | Refusal:

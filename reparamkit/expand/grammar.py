@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
-from torch import nn
 
 from reparamkit.branch import BranchOp
-from reparamkit.expand.layer import Layer
+from reparamkit.expand.names import is_usable
 from reparamkit.expand.ops.nest import SUM
 from reparamkit.expand.placed import Branch, Step
 from reparamkit.recipe.problem import DataPath, Problem, closest, quoted
@@ -24,7 +23,6 @@ from reparamkit.recipe.problem import DataPath, Problem, closest, quoted
 MAX_REPEAT = 64
 _REPEAT = re.compile(r"x([1-9][0-9]{0,3})")
 _KEYS = ("steps", "name", "train", "repeat")
-_TAKEN = frozenset(Layer.__dataclass_fields__) | {"padding_mode", "bias", "weight", "layer"}
 NOT_AFFINE = frozenset(
     "relu relu6 gelu silu swish mish sigmoid tanh hardswish hardsigmoid leaky_relu prelu elu selu softmax act "
     "activation maxpool max_pool se squeeze_excite attention layernorm layer_norm ln groupnorm group_norm gn "
@@ -68,7 +66,7 @@ class Reader:
                 hint = closest(str(key), [*_KEYS, "x4"])
                 self.problems.append(Problem("RK702", f"unknown key {quoted(str(key))}{hint}", (*path, key), True))
         name, train, repeat = data.get("name", ""), data.get("train", True), data.get("repeat", 1)
-        if name != "" and (not isinstance(name, str) or not _usable(name)):
+        if name != "" and (not isinstance(name, str) or not is_usable(name)):
             self._wrong((*path, "name"), f"expected a name that a module attribute can have, got {quoted(str(name))}")
         if not isinstance(train, bool):
             self._wrong((*path, "train"), f"expected true or false, got {quoted(str(train))}")
@@ -123,10 +121,6 @@ class Reader:
 
     def _wrong(self, path: DataPath, message: str) -> None:
         self.problems.append(Problem("RK704", message, path))
-
-
-def _usable(name: str) -> bool:
-    return name.isidentifier() and not hasattr(nn.Module, name) and name not in _TAKEN and not name.startswith("_")
 
 
 def _unknown(name: str, ops: Mapping[str, BranchOp], path: DataPath, at_key: bool) -> Problem:

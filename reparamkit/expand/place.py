@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from reparamkit.branch import Place
 from reparamkit.errors import Refusal
 from reparamkit.expand.layer import Layer, Pads
+from reparamkit.expand.names import numbered
 from reparamkit.expand.ops.nest import PAD, SUM
 from reparamkit.expand.placed import Border, Branch, Placed, PlacedStep, Step
 from reparamkit.rules.conv import each
@@ -248,17 +249,8 @@ def _summed(step: Step, placed: PlacedStep, layer: Layer) -> PlacedStep | Refusa
 
 def _named(branches: Sequence[Placed]) -> tuple[Placed, ...]:
     """Every branch with a name of its own: the recipe's, or one made from what it does."""
-    taken: set[str] = set()
-    named = []
-    for branch in branches:
-        stem = name = branch.name or "_".join(_labels(branch)) or "identity"
-        count = 0
-        while name in taken:
-            count += 1
-            name = f"{stem}_{count}"
-        taken.add(name)
-        named.append(replace(branch, name=name))
-    return tuple(named)
+    names = numbered(branch.name or "_".join(_labels(branch)) or "identity" for branch in branches)
+    return tuple(replace(branch, name=name) for branch, name in zip(branches, names, strict=True))
 
 
 def _labels(branch: Placed) -> list[str]:

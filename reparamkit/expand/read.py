@@ -58,14 +58,15 @@ def read_section(
 
 
 def _nowhere(branch: Branch, layers: Sequence[Layer]) -> Refusal | None:
-    """Why the branch has no place beside any of these layers; of the last one when the reasons differ."""
-    refusal: Refusal | None = None
+    """Why the branch has no place beside any of these layers; for the first one when the reasons differ."""
+    reasons: list[Refusal] = []
     for layer in layers:
         found = place(branch, layer)
-        if not isinstance(found, Refusal):
+        # Whether numbers of channels and groups fit is for the layer to say.
+        if not isinstance(found, Refusal) or found.code in ("RK311", "RK315"):
             return None
-        refusal = found
-    return refusal
+        reasons.append(found)
+    return reasons[0] if reasons else None
 
 
 def _examples(section: Expand) -> Iterator[Layer]:
