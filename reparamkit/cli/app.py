@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import reparamkit
-from reparamkit.cli import apply, demo, plan, plugins, recipes, rules
+from reparamkit.cli import apply, demo, expand, plan, plugins, recipes, rules
 
 app = typer.Typer(
     name="reparamkit",
@@ -33,6 +33,7 @@ def _options(
 
 
 app.command("apply")(apply.command)
+app.command("expand")(expand.command)
 app.command("plan")(plan.command)
 app.add_typer(recipes.app, name="recipes")
 app.command("rules")(rules.command)
