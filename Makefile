@@ -11,7 +11,7 @@ PLUGINS := $(wildcard plugins/*/pyproject.toml)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/reparamkit demo
@@ -29,11 +29,16 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The pages that are written from the sources, then the site in site/. Fetches nothing.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build -f mkdocs.yml
+
 bench: $(VENV)/.dev
-	for file in $(wildcard benchmarks/*.py); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out benchmarks/coverage.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:
-	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Each stamp is made once, and again only when what it depends on changed: the second run starts at once.
 # torch comes first and alone, so that no later step picks another build of it.

@@ -18,9 +18,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from reparamkit.bench import Bench, bench
     from reparamkit.branch import BranchOp
+    from reparamkit.checkpoint import convert_state_dict, load, load_weights, save, upstream_state_dict
     from reparamkit.errors import (
+        CheckpointError,
+        ExportError,
+        MissingExtraError,
         ModelError,
+        OutputError,
         PluginError,
         RecipeError,
         Refusal,
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from reparamkit.expand import Expansion, expand
+    from reparamkit.export import export_onnx, export_program
     from reparamkit.hookspecs import hookimpl
     from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil, conv, stencil
     from reparamkit.pipeline import apply, plan
@@ -41,12 +48,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bench",
     "BranchOp",
+    "CheckpointError",
     "Conv",
     "ConvTranspose",
     "Expansion",
+    "ExportError",
     "Lift",
+    "MissingExtraError",
     "ModelError",
+    "OutputError",
     "Plan",
     "PluginError",
     "Policy",
@@ -63,13 +75,21 @@ __all__ = [
     "VerificationError",
     "__version__",
     "apply",
+    "bench",
     "conv",
+    "convert_state_dict",
     "expand",
+    "export_onnx",
+    "export_program",
     "hookimpl",
     "lifts",
+    "load",
     "load_recipe",
+    "load_weights",
     "plan",
+    "save",
     "stencil",
+    "upstream_state_dict",
     "verify",
 ]
 
@@ -78,9 +98,13 @@ __all__ = [
 _HOME = {
     name: module
     for module, names in {
+        "bench": "Bench bench",
         "branch": "BranchOp",
-        "errors": "ModelError PluginError RecipeError Refusal ReparamError VerificationError",
+        "checkpoint": "convert_state_dict load load_weights save upstream_state_dict",
+        "errors": "CheckpointError ExportError MissingExtraError ModelError OutputError PluginError RecipeError "
+        "Refusal ReparamError VerificationError",
         "expand": "Expansion expand",
+        "export": "export_onnx export_program",
         "hookspecs": "hookimpl",
         "operators": "Conv ConvTranspose Scale Stencil conv stencil",
         "pipeline": "apply plan",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from reparamkit.operators import Conv, ConvTranspose, Stencil
+from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Stencil
 
 if TYPE_CHECKING:
     from reparamkit.operators import Operator
@@ -19,12 +19,14 @@ class Cost:
     Attributes:
         macs: multiply-accumulates per position.
         params: numbers stored.
+        buffers: numbers stored beside them, such as statistics.
         traffic: activations written per position.
         ops: kernels launched.
     """
 
     macs: float = 0.0
     params: float = 0.0
+    buffers: float = 0.0
     traffic: float = 0.0
     ops: int = 0
 
@@ -32,6 +34,7 @@ class Cost:
         return Cost(
             self.macs + other.macs,
             self.params + other.params,
+            self.buffers + other.buffers,
             self.traffic + other.traffic,
             self.ops + other.ops,
         )
@@ -52,8 +55,10 @@ def cost_of(op: Operator, density: float, channels: int = 1) -> Cost:
     """
     if isinstance(op, (Conv, ConvTranspose)):
         positions = density if isinstance(op, Conv) else density / prod(op.stride)
-        return Cost(op.macs * positions, op.params, op.out_channels * density, 1)
+        return Cost(op.macs * positions, op.params, 0, op.out_channels * density, 1)
     if isinstance(op, Stencil):
-        return Cost(op.macs * channels * density, 0, channels * density, 1)
+        return Cost(op.macs * channels * density, 0, 0, channels * density, 1)
+    if isinstance(op, (Layout, Arranged)):
+        return Cost()
     channels = op.channels or channels
-    return Cost(channels * density, op.params, channels * density, 1)
+    return Cost(channels * density, op.params, 0, channels * density, 1)

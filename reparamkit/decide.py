@@ -9,14 +9,16 @@ policy's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from reparamkit.chain import path_term
 from reparamkit.cost import Cost, cost_of
 from reparamkit.errors import Refusal
 from reparamkit.lower import realizable
+from reparamkit.operators import Arranged, Layout, Scale
 from reparamkit.region import region
+from reparamkit.rules import conv_bn
 
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Value
@@ -37,6 +39,7 @@ class Candidate:
         term: the operator.
         before: the cost of what it replaces.
         after: the cost of the operator.
+        behind: axes behind the channels of the source, where it is rearranged in front of the operator.
     """
 
     source: Value
@@ -45,6 +48,12 @@ class Candidate:
     term: Term
     before: Cost
     after: Cost
+    behind: int | None = None
+
+    @property
+    def arranged(self) -> bool:
+        """Whether axes are rearranged in it: that stays, and only what is around it can merge."""
+        return any(value.stays for value in self.values)
 
 
 @dataclass
@@ -152,18 +161,26 @@ class Chooser:
         return found
 
     def _candidate(self, source: Value, value: Value, term: Term) -> Candidate | Refusal | None:
+        inner = term.op.op if isinstance(term.op, Arranged) else term.op
+        if isinstance(inner, Layout) or (isinstance(term.op, Arranged) and isinstance(inner, Scale)):
+            return None
+        if isinstance(inner, Scale) and self.policy.name != "always":
+            return None  # a convolution of one tap a channel is no faster than the arithmetic it replaces
         values = region(source, value)
         if isinstance(values, Refusal):
             return values
-        if len([v for v in values if not _is_free(v)]) < 2:
+        work = [v for v in values if not _is_free(v) and not v.stays]
+        if len(work) < 2 and not any(v.generated for v in work):
             return None
-        made = realizable(term)
+        made = realizable(replace(term, op=term.op.op) if isinstance(term.op, Arranged) else term)
         if isinstance(made, Refusal):
             return None if made.code == "RK319" else made
         before = Cost()
         for v in values:
             before += _own_cost(v)
-        return Candidate(source, value, values, made, before, cost_of(made.op, value.density))
+        front = term.op.front if isinstance(term.op, Arranged) else None
+        behind = None if front is None else front.before(made.op.nd or 0)
+        return Candidate(source, value, values, made, before, cost_of(made.op, value.density), behind)
 
     def _refused(self, candidate: Candidate) -> Refusal | None:
         before, after = candidate.before, candidate.after
@@ -187,9 +204,13 @@ def _own_cost(value: Value) -> Cost:
     if value.parts:
         adds = max(1, len(value.parts) - 1)
         return Cost(traffic=_channels(value) * value.density * adds, ops=adds)
-    if value.term is None or _is_free(value):
+    if value.term is None or value.stays or _is_free(value):
         return Cost()
-    return cost_of(value.term.op, value.density, _channels(value))
+    cost = cost_of(value.term.op, value.density, _channels(value))
+    if value.module is None:
+        statistics = 2 * _channels(value) if conv_bn.RULE in value.term.rules else 0
+        return cost + Cost(ops=int(value.generated), buffers=statistics)
+    return replace(cost, buffers=sum(t.numel() for t in value.module.buffers() if t.is_floating_point()))
 
 
 def _channels(value: Value) -> int:

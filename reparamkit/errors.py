@@ -14,7 +14,9 @@ CODES: dict[str, str] = {
     "RK101": "model is in training mode",
     "RK102": "model has uninitialised (lazy) parameters",
     "RK103": "a merged block was called with arguments it was not merged for",
+    "RK104": "input is not usable",
     "RK110": "model cannot be copied",
+    "RK111": "nothing was kept to undo",
     # RK2xx: normalisation
     "RK201": "batch norm has no running statistics",
     "RK202": "batch norm is called with training statistics",
@@ -73,9 +75,17 @@ CODES: dict[str, str] = {
     "RK802": "plugin could not be loaded",
     "RK803": "plugins claim the same target",
     "RK804": "rule failed",
-    # RK9xx: verification
+    "RK805": "not a name for a plugin",
+    # RK9xx: verification, files and what is named on the command line
     "RK901": "verification failed",
     "RK902": "region cannot be run alone",
+    "RK910": "checkpoint cannot be read",
+    "RK911": "checkpoint does not fit the model",
+    "RK912": "file cannot be written",
+    "RK913": "model cannot be stored",
+    "RK920": "model source is not usable",
+    "RK921": "optional package is missing",
+    "RK922": "exported form is not usable",
 }
 
 
@@ -124,3 +134,19 @@ class PluginError(ReparamError):
 
 class VerificationError(ReparamError):
     """A rewritten region does not compute what the original did; nothing was changed."""
+
+
+class CheckpointError(ReparamError):
+    """A checkpoint cannot be read, does not fit the model or cannot be stored."""
+
+
+class OutputError(ReparamError):
+    """A file cannot be written; an existing one is as it was."""
+
+
+class MissingExtraError(ReparamError):
+    """A feature needs a package that is not installed; the message says which extra brings it."""
+
+
+class ExportError(ReparamError):
+    """The model cannot be exported; no file was written."""

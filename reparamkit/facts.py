@@ -54,7 +54,9 @@ def rank_of_module(module: nn.Module, rank: int | None) -> int | None:
         digit = next((int(c) for c in name if c.isdigit()), None)
         return None if digit is None else digit + 2
     if isinstance(module, nn.Flatten):
-        return 2 if (module.start_dim, module.end_dim) == (1, -1) else None
+        if (module.start_dim, module.end_dim) == (1, -1):
+            return 2
+        return None if rank is None else rank - (module.end_dim % rank - module.start_dim % rank)
     if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
         return 4 if isinstance(module, nn.BatchNorm2d) else 5
     if home in _SAME_MODULES or isinstance(module, (nn.Identity, nn.Upsample)):
@@ -73,10 +75,12 @@ def rank_of_call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ran
         if start == 1 and end == -1:
             return 2
         known = ranks[0] if ranks else None
-        return known - (end - start) if known and 0 <= start <= end else None
+        return known - (end % known - start % known) if known else None
     if name in ("view", "reshape"):
         sizes = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
         return len(sizes) if sizes else None
+    if name in ("reshape_as", "view_as"):
+        return ranks[-1] if ranks else None
     if name in ("mean", "sum", "amax"):
         return _reduced(args, kwargs, ranks[0] if ranks else None)
     if target is operator.getitem:

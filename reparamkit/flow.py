@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
+from reparamkit.operators import Layout
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from reparamkit.errors import Refusal
     from reparamkit.merge import Term
-    from reparamkit.rule import Split
+    from reparamkit.rule import Split, Tail
     from reparamkit.trace import Traced
 
 
@@ -40,6 +42,7 @@ class Value:
         inputs: values it reads.
         module_path: path of the module it calls, when it is a call of a module that stays whole.
         module: that module.
+        shared: its module is called at other places too, so that it cannot be exchanged.
         meta: it is no tensor of its own (a shape, an assertion).
         mutates: it changes its first input in place.
         rank: number of axes, where known.
@@ -49,6 +52,8 @@ class Value:
         stacks: values, when it is a concatenation.
         stacked: what it is a stack of.
         split: its module is an operator first and something else then; this value is the operator.
+        tail: its module is something else first and an operator then; this value is the operator.
+        generated: it has a kernel that its forward computes from parameters.
         refusal: why it is opaque, or why its sum does not merge.
         users: values that read it.
         escapes: it is read by something outside the flow.
@@ -62,6 +67,7 @@ class Value:
     inputs: list[Value] = field(default_factory=list)
     module_path: str | None = None
     module: nn.Module | None = None
+    shared: bool = False
     meta: bool = False
     mutates: bool = False
     rank: int | None = None
@@ -71,6 +77,8 @@ class Value:
     stacks: tuple[Value, ...] = ()
     stacked: Stacked | None = None
     split: Split | None = None
+    tail: Tail | None = None
+    generated: bool = False
     refusal: Refusal | None = None
     users: list[Value] = field(default_factory=list)
     escapes: bool = False
@@ -83,6 +91,11 @@ class Value:
         if self.module_path is not None:
             return self.module_path
         return f"{self.path}.{self.node.name}" if self.path else self.node.name
+
+    @property
+    def stays(self) -> bool:
+        """Whether it rearranges axes, and so stays where it is whatever is merged around it."""
+        return self.term is not None and isinstance(self.term.op, Layout)
 
     @property
     def parts(self) -> tuple[Value, ...]:

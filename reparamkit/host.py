@@ -90,16 +90,19 @@ def host(candidate: Candidate, flow: Flow, survey: Survey) -> Edit | Refusal:
     swap = _restored(candidate, flow, survey) or _swap(candidate, flow, survey)
     if swap is not None:
         return _checked(swap.aside, flow) or other_way(candidate, flow, swap.anchor) or swap
+    if candidate.arranged:
+        return Refusal("RK304", "axes are rearranged in between, and not all of it is modules", candidate.target.where)
     if candidate.source.unstable is not None:
         return candidate.source.unstable
     rewrite = _rewrite(candidate, flow, survey)
-    if isinstance(rewrite, Rewrite):
-        refusal = _checked([v.path for v in candidate.values if v.path != rewrite.path], flow)
-        if refusal is not None:
-            return refusal
-    if isinstance(rewrite, Rewrite) and not (flow.main and rewrite.path == flow.path):
-        return other_way(candidate, flow) or rewrite
-    return rewrite
+    if isinstance(rewrite, Refusal):
+        return rewrite
+    refusal = _checked([v.path for v in candidate.values if v.path != rewrite.path], flow)
+    if refusal is not None:
+        return refusal
+    # The outermost forward may insist on a plain call: its caller reads the error. Inside, what worked must work.
+    insists = flow.main and rewrite.path == flow.path == ""
+    return rewrite if insists else other_way(candidate, flow) or rewrite
 
 
 def _checked(gone: Iterable[str], flow: Flow) -> Refusal | None:
@@ -140,14 +143,14 @@ def _unknown(frame: Frame, survey: Survey) -> bool:
 
 
 def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
-    values = [v for v in candidate.values if not v.term or not v.term.is_identity]
+    values = [v for v in candidate.values if not v.stays and (not v.term or not v.term.is_identity)]
     if any(v.parts for v in candidate.values):
         return None
     aside: list[str] = []
     anchors: list[tuple[int, str, Value]] = []
     remainders: dict[str, tuple[str, ...]] = {}
     for value in values:
-        if value.split is not None and value.module_path is not None:
+        if (value.split or value.tail) and value.module_path is not None:
             remainders[value.module_path] = ()
             continue
         unit = _unit(value, candidate, flow)
@@ -181,20 +184,26 @@ def _weight(value: Value) -> int:
 
 
 def _free_to_change(path: str, survey: Survey) -> bool:
-    """Whether no other code reads the tensors of the module or of one inside it."""
-    return not any(id(m) in survey.touched for m in survey.modules[path].modules())
+    """Whether no code outside the module reads its tensors or those of a module inside it."""
+    readers = {r for m in survey.modules[path].modules() for r in survey.touched.get(id(m), ())}
+    return all(reader == path or below(reader, path) for reader in readers)
 
 
 def _unit(value: Value, candidate: Candidate, flow: Flow) -> str | None:
     """The module that computes `value` and nothing outside the region."""
     if value.module_path is not None:
-        return value.module_path
+        return None if value.shared or value.tail is not None else value.module_path
     inside = set(candidate.values)
     frame = flow.frames[value.path]
     if frame.path == flow.path or frame.output not in inside:
         return None
+    return frame.path if _lies_inside(frame, inside, flow) else None
+
+
+def _lies_inside(frame: Frame, inside: set[Value], flow: Flow) -> bool:
+    """Whether everything the forward computes, its children included, is in the region."""
     own = [v for v in flow.values[slice(*frame.span)] if not v.meta and v.node.op != "placeholder"]
-    return frame.path if all(v in inside for v in own) else None
+    return all(v in inside and not v.stays for v in own)
 
 
 def _remainder(value: Value, candidate: Candidate, flow: Flow, survey: Survey) -> tuple[str, tuple[str, ...]] | None:
@@ -236,7 +245,7 @@ def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refu
         return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
     frame = found.frame
     refusal = _unwritable(frame) or _frozen(frame, candidate) or _lost(frame, candidate)
-    refusal = refusal or _read_elsewhere(frame, candidate, survey)
+    refusal = refusal or _read_elsewhere(frame, candidate, flow, survey)
     return found if refusal is None else refusal
 
 
@@ -330,12 +339,14 @@ def _seeing(source: Value, target: Value, flow: Flow) -> Frame | None:
             path = path.rpartition(".")[0]
 
 
-def _read_elsewhere(frame: Frame, candidate: Candidate, survey: Survey) -> Refusal | None:
-    """A module that would go while another forward reads its tensors."""
+def _read_elsewhere(frame: Frame, candidate: Candidate, flow: Flow, survey: Survey) -> Refusal | None:
+    """A module that would go while another forward, one that does not go with it, reads its tensors."""
+    inside = set(candidate.values)
     for value in candidate.values:
         if value.module is None:
             continue
         readers = survey.touched.get(id(value.module), set()) - {frame.path}
+        readers = {r for r in readers if r not in flow.frames or not _lies_inside(flow.frames[r], inside, flow)}
         if readers:
             where = value.module_path or value.where
             return Refusal("RK301", f"the forward of {min(readers) or '(root)'} reads its tensors", where)

@@ -7,8 +7,9 @@ boundaries, and their inside is a flow of its own.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,13 +22,16 @@ from reparamkit.flow import Flow, Frame, Stacked, Value, mapped, tensor_of
 from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.link import like_of, link, link_cat, link_sum
 from reparamkit.merge import Algebra, Term
+from reparamkit.operators import Conv
 from reparamkit.paths import joined
 from reparamkit.registry import Registry
-from reparamkit.rule import Call, Cat, Lift, Split, Sum, Through
-from reparamkit.rules import no_op
-from reparamkit.survey import Survey
+from reparamkit.rule import Call, Cat, Lift, Split, Sum, Tail, Through
+from reparamkit.rules import no_op, unshare
+from reparamkit.sharing import call_sites, may_have_copies
+from reparamkit.survey import Survey, hooked
 from reparamkit.trace import Forked, Traced
 
+ANCHORS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _MAX_DEPTH = 40
 _META_METHODS = {"size", "dim", "numel", "ndimension", "stride", "element_size", "nelement"}
 _META_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad", "names", "layout"}
@@ -48,6 +52,7 @@ class Lifter:
         self.inlined: set[str] = set()
         # Blocks that are alike share one graph: what its nodes call is looked up once.
         self._calls: dict[fx.Node, tuple[Any, Lift | None, bool]] = {}
+        self._sites: Counter[str] | None = None
 
     def flows(self) -> Iterable[Flow]:
         """A flow for every module that is not part of another flow, parents first."""
@@ -141,6 +146,10 @@ class Lifter:
         refusal = self.survey.boundary(path)
         if refusal is None and self.survey.is_leaf(module, self.registry):
             return self._leaf(flow, frame, node, path)
+        if refusal is not None and refusal.code == "RK301" and self._is_shared_no_op(module, node, inputs):
+            return inputs[0]
+        if refusal is not None and refusal.code == "RK301" and self._may_have_copies(frame, module, path):
+            return self._copied_leaf(flow, frame, node, path)
         traced = self.survey.traced.get(id(module))
         if refusal is None and isinstance(traced, Traced) and depth < _MAX_DEPTH:
             given = bound(module, traced, node)
@@ -183,7 +192,7 @@ class Lifter:
             value.refusal = Refusal("RK331", f"{type(module).__name__} is called with more than its input", path)
             return value
         if not self.algebra.enabled(lift.rule):
-            value.refusal = Refusal("RK801", lift.rule, path)
+            value.refusal = None if lift.opt_in else Refusal("RK801", lift.rule, path)
             return value
         op = _guarded(lift, lambda: lift.run(module, _Context(inputs[0].rank)))
         if isinstance(op, Split):
@@ -191,6 +200,8 @@ class Lifter:
         if isinstance(op, Refusal):
             value.refusal = op.at(path)
             return value
+        if isinstance(op, Tail):
+            return self._tailed(flow, frame, node, value, op, lift)
         like = like_of([*module.parameters(), *module.buffers()], op, lift)
         link(value, inputs[0], Term(op, frozenset([lift.rule]), like))
         if value.split is None:
@@ -200,11 +211,41 @@ class Lifter:
         rest.mutates = True
         return rest
 
+    def _tailed(self, flow: Flow, frame: Frame, node: fx.Node, head: Value, tail: Tail, lift: Lift) -> Value:
+        """A module that ends with an operator: a value for what it does first, and one for the operator."""
+        value = _new(flow, frame.path, node, [head])
+        value.module_path, value.module, value.tail = head.module_path, head.module, tail
+        assert head.module is not None
+        link(value, head, Term(tail.op, frozenset([lift.rule]), like_of(head.module.parameters(), tail.op, lift)))
+        return value
+
     def _is_no_op(self, lift: Lift, module: nn.Module, node: fx.Node, inputs: list[Value]) -> bool:
         """Whether the module hands its input on: then its output is the very same value."""
         if lift.rule != no_op.RULE or len(inputs) != 1 or len(node.args) + len(node.kwargs) != 1:
             return False
         return self.algebra.enabled(lift.rule) and not module.training
+
+    def _may_have_copies(self, frame: Frame, module: nn.Module, path: str) -> bool:
+        """Whether a recipe lets the callers of a shared convolution or linear layer have a copy each."""
+        if not self.algebra.enabled(unshare.RULE) or not self.survey.is_leaf(module, self.registry):
+            return False
+        if self._sites is None:
+            self._sites = call_sites(self.survey)
+        graph = frame.traced.graph
+        return isinstance(module, ANCHORS) and may_have_copies(module, path, graph, self._sites)
+
+    def _copied_leaf(self, flow: Flow, frame: Frame, node: fx.Node, path: str) -> Value:
+        value = self._leaf(flow, frame, node, path)
+        assert self._sites is not None
+        value.shared = self._sites[path] > 1
+        if value.term is not None:
+            value.term = replace(value.term, rules=value.term.rules | {unshare.RULE})
+        return value
+
+    def _is_shared_no_op(self, module: nn.Module, node: fx.Node, inputs: list[Value]) -> bool:
+        """Whether it is one dropout for many places: who does nothing does nothing everywhere."""
+        lift = self.registry.module_lift(type(module)) if self.survey.is_leaf(module, self.registry) else None
+        return lift is not None and self._is_no_op(lift, module, node, inputs) and hooked(module, "") is None
 
     def _call(self, flow: Flow, frame: Frame, node: fx.Node) -> Value:
         inputs = _inputs(frame, node)
@@ -243,7 +284,8 @@ class Lifter:
             value.refusal = made.at(value.where)
         elif isinstance(made, Through):
             like = like_of(constants, made.op, lift, frame.module)
-            link(value, made.value, Term(made.op, rules, like))
+            link(value, made.value, Term(made.op, rules, like, made.rounding))
+            value.generated = isinstance(made.op, Conv) and _generated(constants, frame)
         elif isinstance(made, Sum):
             value.terms = made.terms
             link_sum(value, self.algebra, rules)
@@ -266,6 +308,13 @@ def _opaque(traced: Traced | Forked | Refusal | None, path: str) -> Refusal | No
     if isinstance(traced, Forked):
         return Refusal("RK604", "what its forward does depends on what it is given", path)
     return traced if isinstance(traced, Refusal) else None
+
+
+def _generated(constants: list[Tensor], frame: Frame) -> bool:
+    """Whether one of them is a kernel that was computed, not stored or a view of what is stored."""
+    computed = [c for c in frame.traced.constants.values() if c.ndim > 1 and any(c is t for t in constants)]
+    stored = {t.untyped_storage().data_ptr() for t in (*frame.module.parameters(), *frame.module.buffers())}
+    return any(c.untyped_storage().data_ptr() not in stored for c in computed)
 
 
 def _new(flow: Flow, path: str, node: fx.Node, inputs: list[Value] | None = None) -> Value:

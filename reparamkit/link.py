@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -12,7 +13,7 @@ from reparamkit.chain import nearest_common, path_term, sum_term
 from reparamkit.errors import Refusal
 from reparamkit.flow import Value
 from reparamkit.merge import Algebra, Like, Term
-from reparamkit.operators import Conv, ConvTranspose, Operator, Stencil
+from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Stencil
 from reparamkit.rule import Cat, Lift
 
 
@@ -42,7 +43,7 @@ def link(value: Value, source: Value, term: Term) -> None:
     """`value` is `term` of `source`."""
     value.source, value.term = source, term
     value.density = source.density * _positions(term)
-    if value.rank is None:
+    if value.rank is None and not isinstance(term.op, (Layout, Arranged)):
         nd = term.op.nd
         value.rank = nd + 2 if nd else source.rank
 
@@ -61,7 +62,7 @@ def link_sum(value: Value, algebra: Algebra, rules: frozenset[str]) -> None:
         value.refusal = made.at(value.where)
         return
     source, term = made
-    link(value, source, Term(term.op, term.rules | rules, term.like))
+    link(value, source, replace(term, rules=term.rules | rules))
 
 
 def link_cat(value: Value, cat: Cat, algebra: Algebra, rules: frozenset[str]) -> None:
@@ -79,7 +80,7 @@ def link_cat(value: Value, cat: Cat, algebra: Algebra, rules: frozenset[str]) ->
     if isinstance(made, Refusal):
         value.refusal = made.at(value.where)
         return
-    link(value, source, Term(made.op, made.rules | rules, made.like))
+    link(value, source, replace(made, rules=made.rules | rules))
 
 
 def _channel_axes(op: Operator) -> tuple[int, ...]:

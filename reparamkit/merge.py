@@ -65,11 +65,13 @@ class Term:
         op: the operator.
         rules: ids of the rules used so far.
         like: `None` while no parameter is involved.
+        rounding: how far, relatively, what it replaces may be off because a forward computed numbers in its dtype.
     """
 
     op: Operator
     rules: frozenset[str] = frozenset()
     like: Like | None = None
+    rounding: float = 0.0
 
     @property
     def is_identity(self) -> bool:
@@ -169,7 +171,7 @@ class Algebra:
         if isinstance(like, Refusal):
             return like
         rules = reduce(frozenset.union, (t.rules for t in terms), frozenset([rule] if rule else []))
-        return Term(op, rules, like)
+        return Term(op, rules, like, max(t.rounding for t in terms))
 
 
 def _name(term: Term) -> str:

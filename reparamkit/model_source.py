@@ -5,6 +5,7 @@
 | `timm:NAME`               | `timm.create_model(NAME)`                              |
 | `torchvision:NAME`        | `torchvision.models.get_model(NAME)`                   |
 | `ultralytics:CFG`         | `ultralytics.YOLO(CFG).model`, `CFG` a YAML name       |
+| `hf:CONFIG.json`          | the transformers class for that configuration          |
 | `package.module:callable` | the callable, without arguments; this runs your code   |
 
 Nothing is downloaded: models have random weights until a checkpoint is loaded.
@@ -12,6 +13,7 @@ Nothing is downloaded: models have random weights until a checkpoint is loaded.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -20,8 +22,13 @@ from typing import Any
 
 from torch import nn
 
+from reparamkit.errors import ReparamError
 
-class ModelSourceError(ValueError):
+FORMS = "timm:NAME, torchvision:NAME, ultralytics:CFG, hf:CONFIG.json or package.module:callable"
+_PACKAGES = {"hf": "transformers"}
+
+
+class ModelSourceError(ReparamError):
     """There is no such model, or making it failed."""
 
 
@@ -40,7 +47,7 @@ def load_model(spec: str) -> nn.Module:
     prefix, colon, name = spec.partition(":")
     if not colon or not prefix or not name:
         raise ModelSourceError(
-            f"model {spec!r}: expected timm:NAME, torchvision:NAME, ultralytics:CFG or module:callable"
+            "RK920", f"model {spec!r}: expected timm:NAME, torchvision:NAME, ultralytics:CFG or module:callable"
         )
     maker = _ZOOS.get(prefix)
     try:
@@ -49,15 +56,16 @@ def load_model(spec: str) -> nn.Module:
         raise
     # Foreign code may fail in any way; whoever typed the name wants to know how, not where in our code.
     except Exception as error:
-        raise ModelSourceError(f"model {spec!r}: {_reason(prefix, error)}") from error
+        raise ModelSourceError("RK920", f"model {spec!r}: {_reason(prefix, error)}") from error
     if not isinstance(model, nn.Module):
-        raise ModelSourceError(f"model {spec!r} is a {type(model).__name__}, not an nn.Module")
+        raise ModelSourceError("RK920", f"model {spec!r} is a {type(model).__name__}, not an nn.Module")
     return model.eval()
 
 
 def _reason(prefix: str, error: Exception) -> str:
-    if prefix in _ZOOS and isinstance(error, ModuleNotFoundError) and error.name == prefix:
-        return f"{prefix} is not installed: pip install 'reparamkit[zoo]'"
+    package = _PACKAGES.get(prefix, prefix)
+    if prefix in _ZOOS and isinstance(error, ModuleNotFoundError) and error.name == package:
+        return f"{package} is not installed: pip install 'reparamkit[zoo]'"
     return f"{type(error).__name__}: {error}"
 
 
@@ -72,8 +80,28 @@ def _torchvision(name: str) -> Any:
 def _ultralytics(name: str) -> Any:
     # A .pt file would be unpickled, and fetched when it is not there.
     if Path(name).suffix not in (".yaml", ".yml"):
-        raise ModelSourceError(f"model 'ultralytics:{name}': expected the name of a YAML file (yolov8n.yaml)")
+        raise ModelSourceError("RK920", f"model 'ultralytics:{name}': expected the name of a YAML file (yolov8n.yaml)")
     return import_module("ultralytics").YOLO(name).model
+
+
+def _hf(file: str) -> Any:
+    """A class of transformers itself: what the file says of remote code or pretrained parts is not followed."""
+    transformers = import_module("transformers")
+    stored = json.loads(Path(file).read_text(encoding="utf-8"))
+    kind = stored.get("model_type")
+    if kind not in transformers.CONFIG_MAPPING:
+        raise ModelSourceError("RK920", f"model 'hf:{file}': transformers knows no model_type {kind!r}")
+    config = transformers.CONFIG_MAPPING[kind].from_dict(stored)
+    parts: list[Any] = [config, getattr(config, "backbone_config", None)]
+    for part in parts:
+        if getattr(part, "use_pretrained_backbone", False):
+            part.use_pretrained_backbone = False
+    for name in stored.get("architectures") or ():
+        cls: Any = getattr(transformers, str(name), None)
+        known = isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)
+        if known and getattr(cls, "config_class", None) is type(config):
+            return cls(config)
+    return transformers.AutoModel.from_config(config, trust_remote_code=False)
 
 
 def _from_module(module: str, name: str) -> Any:
@@ -86,7 +114,7 @@ def _from_module(module: str, name: str) -> Any:
     if isinstance(found, nn.Module):
         return found
     if not callable(found):
-        raise ModelSourceError(f"model '{module}:{name}' is a {type(found).__name__}, not something to call")
+        raise ModelSourceError("RK920", f"model '{module}:{name}' is a {type(found).__name__}, not something to call")
     return found()
 
 
@@ -94,4 +122,5 @@ _ZOOS: dict[str, Callable[[str], Any]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "ultralytics": _ultralytics,
+    "hf": _hf,
 }

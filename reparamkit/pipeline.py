@@ -10,7 +10,9 @@ only when all of them are ready changes the model, or a copy of it.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -21,12 +23,14 @@ from torch import nn
 from reparamkit.check import checked_example, checked_model, expectations
 from reparamkit.errors import RecipeError, Refusal
 from reparamkit.host import Rewrite
+from reparamkit.keymap import key_map, keys_of
 from reparamkit.plan import Plan, Planned, make_plan
 from reparamkit.policy import Policy
+from reparamkit.progress import watched
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry, build_or_default
 from reparamkit.report import Report, report_of
-from reparamkit.splice import copied, splice
+from reparamkit.splice import Steps, copied, splice
 from reparamkit.steps import steps_of
 from reparamkit.survey import observe_ranks, survey
 from reparamkit.verify import Proven, Truth, prove
@@ -35,6 +39,7 @@ RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
 P = ParamSpec("P")
 R = TypeVar("R")
 Plugins = Sequence[ModuleType | object] | None
+_log = logging.getLogger("reparamkit")
 
 
 def _quietly(function: Callable[P, R]) -> Callable[P, R]:
@@ -84,7 +89,9 @@ def plan(
     found = survey(model, registry)
     if example_inputs is not None:
         observe_ranks(found, model, example_inputs)
-    return make_plan(model, loaded, chosen, registry, found)
+    made = make_plan(model, loaded, chosen, registry, found)
+    _log.info("recipe %s: %d merges planned, %d refused", loaded.name, len(made.edits), len(made.refusals))
+    return made
 
 
 @overload
@@ -98,6 +105,7 @@ def apply(
     plugins: Plugins = ...,
     example_inputs: Any = ...,
     strict: bool = ...,
+    keep_original: bool = ...,
     return_report: Literal[False] = ...,
 ) -> nn.Module: ...
 @overload
@@ -111,6 +119,7 @@ def apply(
     plugins: Plugins = ...,
     example_inputs: Any = ...,
     strict: bool = ...,
+    keep_original: bool = ...,
     return_report: Literal[True],
 ) -> tuple[nn.Module, Report]: ...
 @_quietly
@@ -124,6 +133,7 @@ def apply(
     plugins: Plugins = None,
     example_inputs: Any = None,
     strict: bool = False,
+    keep_original: bool = False,
     return_report: bool = False,
 ) -> nn.Module | tuple[nn.Module, Report]:
     """Turn the multi-branch blocks of `model` into single-path ones that compute the same.
@@ -139,6 +149,7 @@ def apply(
         example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments. With it the whole model is
             compared before and after, and layers whose meaning depends on the number of axes are understood.
         strict: raise `RecipeError` RK707 when anything was refused.
+        keep_original: keep what is replaced, so that `Report.undo` can bring it back; costs its memory.
         return_report: also return the `Report`.
 
     Returns:
@@ -159,8 +170,10 @@ def apply(
         raise RecipeError(
             "RK707", f"strict: {len(refused) + len(made.refusals)} refusals, the first: {(*refused, *made.refusals)[0]}"
         )
-    target = model if inplace else copied(model, steps)
+    target = model if inplace else copied(model, Steps() if keep_original else steps)
+    keys = keys_of(model)
     undo = splice(target, steps)
+    _log.info("%d merges proven and made", len(proven))
     try:
         expectations(made, target)
         comparison = None if truth is None else truth.judge(target)
@@ -168,6 +181,7 @@ def apply(
         undo()
         raise
     report = report_of(made, proven, comparison, tuple(refused))
+    report = replace(report, key_map=key_map(keys, keys_of(target), proven), _undo=[undo] if keep_original else [])
     return (target, report) if return_report else target
 
 
@@ -181,7 +195,7 @@ def _prove_all(made: Plan, rtol: float | None) -> tuple[dict[Planned, Proven], l
     """Every replacement, complete and proven; those whose numbers do not fit are refused."""
     proven: dict[Planned, Proven] = {}
     refused: list[Refusal] = []
-    for planned in made.edits:
+    for planned in watched(made.edits, "proving"):
         candidate = planned.edit.candidate
         found = prove(candidate, planned.flow, made.registry.merge, rtol)
         if isinstance(found, Refusal):

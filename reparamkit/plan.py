@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -19,7 +18,7 @@ from reparamkit.naming import name_and_write
 from reparamkit.policy import Policy
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
-from reparamkit.scope import Scope, out_of_scope, scopes_of
+from reparamkit.scope import Scope, out_of_scope, scopes_of, switched_on
 from reparamkit.survey import Survey
 
 
@@ -89,8 +88,7 @@ def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Regist
         survey: of the model.
     """
     plan = Plan(model, recipe, policy, survey, registry, scopes=scopes_of(recipe, survey.modules.items()))
-    disabled = recipe.disabled_ids()
-    algebra = Algebra(registry.merge, lambda rule: not any(fnmatchcase(rule, d) for d in disabled))
+    algebra = Algebra(registry.merge, switched_on(recipe, registry.opt_in_ids))
     by_path = {s.path: s.block for s in plan.scopes}
     for flow in Lifter(survey, registry, algebra).flows():
         _plan_flow(plan, flow, algebra, by_path)
@@ -105,7 +103,7 @@ def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block
         edit = host(candidate, flow, plan.survey)
         if isinstance(edit, Refusal):
             return edit
-        refusal = out_of_scope(edit, scopes)
+        refusal = out_of_scope(edit, scopes, plan.registry.opt_in_ids)
         if refusal is None:
             hosts[candidate] = edit
         return refusal

@@ -26,11 +26,11 @@ class Policy:
 
 
 def _cheaper(before: Cost, after: Cost) -> bool:
-    return after.macs <= before.macs * (1 + 1e-9) and after.params <= before.params
+    return after.macs <= before.macs * (1 + 1e-9) and after.params <= before.params + before.buffers
 
 
 CHEAPER = Policy(
-    "cheaper", _cheaper, lambda cost: cost.score, "never more multiply-accumulates or parameters than before"
+    "cheaper", _cheaper, lambda cost: cost.score, "never more multiply-accumulates or stored numbers than before"
 )
 ALWAYS = Policy("always", lambda before, after: True, lambda cost: cost.ops * 1e12 + cost.score, "every exact merge")
 POLICIES = (CHEAPER, ALWAYS)

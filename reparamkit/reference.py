@@ -165,24 +165,33 @@ _INPLACE = {getattr(operator, f"i{n}"): getattr(operator, n) for n in ("add", "s
 
 def run_value(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
     """What the node of `value` computes from the `known` values, in float64."""
-    frame = flow.frames[value.path]
+    if value.tail is not None:
+        affine: Tensor = value.tail.affine(known[value.inputs[0]])
+        return affine
     if value.module is not None:
         return run_module(value.module, known[value.inputs[0]])
-    args, kwargs = mapped((value.node.args, value.node.kwargs), lambda n: _read(n, frame, known))
-    target: Any = value.node.target
-    if value.mutates and args:
-        args = (args[0].clone(), *args[1:])
-    if value.node.op == "call_method":
-        result = getattr(args[0], str(target))(*args[1:], **kwargs)
-    else:
-        result = _INPLACE.get(target, target)(*args, **kwargs)
+    result = _run_node(value, flow, known)
     assert isinstance(result, Tensor)
     return result
 
 
-def _read(node: fx.Node, frame: Frame, known: dict[Value, Tensor]) -> Any:
+def _run_node(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Any:
+    frame = flow.frames[value.path]
+    args, kwargs = mapped((value.node.args, value.node.kwargs), lambda n: _read(n, frame, flow, known))
+    target: Any = value.node.target
+    if value.mutates and args:
+        args = (args[0].clone(), *args[1:])
+    if value.node.op == "call_method":
+        return getattr(args[0], str(target))(*args[1:], **kwargs)
+    return _INPLACE.get(target, target)(*args, **kwargs)
+
+
+def _read(node: fx.Node, frame: Frame, flow: Flow, known: dict[Value, Tensor]) -> Any:
     if node.op != "get_attr":
-        return _known(frame.values[node], known)
+        value = frame.values[node]
+        if value.meta and value not in known:  # a size of something in the region
+            return _run_node(value, flow, known)
+        return _known(value, known)
     constant = frame.traced.constants.get(str(node.target))
     if constant is None:
         constant = tensor_of(frame.module, str(node.target))

@@ -28,7 +28,7 @@ from reparamkit import hookspecs
 from reparamkit.branch import BranchOp
 from reparamkit.errors import PluginError
 from reparamkit.policy import POLICIES, Policy
-from reparamkit.rule import Lift, Rule, RuleSet, grouped
+from reparamkit.rule import Lift, Rule, RuleSet, Switch, grouped
 
 _API = (Rule.__args__, Policy, Path)
 _SAME = ("forward", "_conv_forward", "__call__")
@@ -71,6 +71,11 @@ class Registry:
     def rule_ids(self) -> tuple[str, ...]:
         """Ids of all rules, sorted."""
         return tuple(sorted({r.rule for r in self.rules if r.rule}))
+
+    @property
+    def opt_in_ids(self) -> frozenset[str]:
+        """Ids of the rules that are off until a recipe names them."""
+        return frozenset(r.rule for r in self.rules if getattr(r, "opt_in", False))
 
     def module_lift(self, cls: type) -> Lift | None:
         """The lift for modules of class `cls`: exact, or of a base whose forward it inherits."""
@@ -188,6 +193,8 @@ class _Loader:
                 self.failures.append(LoadFailure(impl.plugin_name, origin, f"{type(error).__name__}: {error}"))
                 continue
             found[impl.plugin_name] = items
+            if os.environ.get("REPARAMKIT_TRACE_PLUGINS"):
+                print(f"reparamkit: {impl.plugin_name}.{hook}() -> {len(items)}", file=sys.stderr)
         return found
 
 
@@ -248,6 +255,8 @@ def _plugin_name(plugin: object) -> str:
 
 
 def _key(rule: Rule) -> tuple[Any, ...]:
+    if isinstance(rule, Switch):
+        return ("Switch", rule.rule)
     fields = ("target", "outer", "inner", "kind", "order")
     return (type(rule).__name__, *(getattr(rule, f) for f in fields if hasattr(rule, f)))
 

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from reparamkit.errors import Refusal
+from reparamkit.errors import ModelError, Refusal
 from reparamkit.operators import Conv
 from reparamkit.paths import joined
 
 if TYPE_CHECKING:
     from reparamkit.flow import Value
     from reparamkit.plan import Plan, Planned
+    from reparamkit.recipe import Recipe
     from reparamkit.verify import Comparison, Proven
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of a region, for drawings.
+
+    Attributes:
+        label: what it is.
+        inputs: places of the steps it reads; -1 is the input of the region.
+    """
+
+    label: str
+    inputs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,7 @@ class Merged:
         macs_before: multiply-accumulates per position of the region's input.
         macs_after: likewise, now.
         error: largest relative deviation in float64; `None` in a plan, or when verification is off.
+        graph: what was there, operation by operation.
     """
 
     path: str
@@ -47,6 +62,11 @@ class Merged:
     macs_before: float
     macs_after: float
     error: float | None = None
+    graph: tuple[Step, ...] = field(default=(), repr=False)
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data, without the drawing."""
+        return {key: value for key, value in asdict(self).items() if key != "graph"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +80,9 @@ class Report:
         refused: every value that could not be merged.
         untraceable: modules whose forward could not be traced (their children were converted one by one).
         whole_model: comparison of the whole model, when example inputs were given.
+        key_map: key of the original's state dict -> keys of the converted one's that depend on it; one that was
+            not merged maps to itself, one that plays no part any more to nothing.
+        spec: the recipe, complete, with the policy that was used.
     """
 
     recipe: str
@@ -69,6 +92,21 @@ class Report:
     untraceable: tuple[Refusal, ...] = ()
     whole_model: Comparison | None = None
     plugins: tuple[str, ...] = field(default=())
+    key_map: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False, hash=False)
+    spec: Recipe | None = field(default=None, repr=False, hash=False)
+    _undo: list[Callable[[], None]] = field(default_factory=list, repr=False, compare=False)
+
+    def undo(self) -> None:
+        """Take the conversion back: the converted model is, module for module, what it was before.
+
+        For ``apply(..., inplace=True, keep_original=True)``; with a copy, the copy becomes a copy of the original.
+
+        Raises:
+            ModelError: RK111 when the original was not kept, or it was taken back already.
+        """
+        if not self._undo:
+            raise ModelError("RK111", "call apply(..., keep_original=True), and undo once")
+        self._undo.pop()()
 
     @property
     def max_error(self) -> float | None:
@@ -81,16 +119,23 @@ class Report:
         return {
             "recipe": self.recipe,
             "policy": self.policy,
-            "merged": [asdict(m) for m in self.merged],
+            "merged": [m.to_dict() for m in self.merged],
             "refused": [asdict(r) for r in self.refused],
             "untraceable": [asdict(r) for r in self.untraceable],
             "whole_model": None if self.whole_model is None else asdict(self.whole_model),
             "max_error": self.max_error,
+            "key_map": {old: list(new) for old, new in self.key_map.items()},
         }
 
     def to_json(self, indent: int | None = 2) -> str:
         """The report as JSON."""
         return json.dumps(self.to_dict(), indent=indent)
+
+    def to_html(self, model: nn.Module, converted: nn.Module, **options: Any) -> str:
+        """The report as one HTML page; see `reparamkit.html.render` for the options and errors."""
+        from reparamkit.html import render
+
+        return render(self, model, converted, **options)
 
     def __str__(self) -> str:
         params = sum(m.params_after - m.params_before for m in self.merged)
@@ -130,6 +175,7 @@ def report_of(
         tuple(r for r in refusals if r.code != "RK604"),
         tuple(r for r in refusals if r.code == "RK604"),
         comparison,
+        spec=plan.recipe.model_copy(update={"policy": plan.policy.name}),
     )
 
 
@@ -149,6 +195,43 @@ def _merged(planned: Planned, error: float | None) -> Merged:
         candidate.before.macs,
         candidate.after.macs,
         error,
+        _graph(candidate.source, candidate.values),
+    )
+
+
+def _graph(source: Value, values: Sequence[Value]) -> tuple[Step, ...]:
+    """The region without what does nothing, sums of sums as one."""
+    steps: list[Step] = []
+    places: dict[int, tuple[int, ...]] = {id(source): (-1,)}
+    for value in values:
+        label = _described(value)
+        inputs = tuple(place for read in value.inputs for place in places.get(id(read), ()))
+        if not label or (label == "add" and len(inputs) < 2):
+            places[id(value)] = inputs[:1] or (-1,)
+            continue
+        steps.append(Step(label, inputs or (-1,)))
+        places[id(value)] = (len(steps) - 1,)
+    return _flat(steps)
+
+
+def _flat(steps: list[Step]) -> tuple[Step, ...]:
+    """A sum that only another sum reads becomes part of it."""
+    readers = Counter(place for step in steps for place in step.inputs)
+    into = {
+        place
+        for step in steps
+        if step.label == "add"
+        for place in step.inputs
+        if place >= 0 and steps[place].label == "add" and readers[place] == 1
+    }
+
+    def spread(place: int) -> tuple[int, ...]:
+        return tuple(p for read in steps[place].inputs for p in spread(read)) if place in into else (place,)
+
+    left = [place for place in range(len(steps)) if place not in into]
+    new = {-1: -1, **{place: at for at, place in enumerate(left)}}
+    return tuple(
+        Step(steps[place].label, tuple(new[p] for read in steps[place].inputs for p in spread(read))) for place in left
     )
 
 

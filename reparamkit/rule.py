@@ -1,6 +1,6 @@
 """Declarations: what a rule is. A plugin returns them, the host does the dispatching.
 
-A rule has an id (`plugin/name`) and is made of declarations of five kinds; several may share one id:
+A rule has an id (`plugin/name`) and is made of declarations of seven kinds; several may share one id:
 
 | kind      | says                                                                    |
 |-----------|-------------------------------------------------------------------------|
@@ -8,7 +8,11 @@ A rule has an id (`plugin/name`) and is made of declarations of five kinds; seve
 | `Compose` | `outer(inner(x))` for two kinds of operators is this operator           |
 | `Align`   | two operators that are to be added or stacked are brought to one form   |
 | `Add`     | the sum of two operators of one form is this operator                   |
+| `Concat`  | the stacked outputs of operators of one form are this operator          |
 | `Lower`   | an operator is this module                                              |
+| `Switch`  | something the planner may do is allowed                                 |
+
+A rule with an `opt_in` declaration is off until a recipe names it.
 
 All functions are pure. What they cannot do exactly they answer with a `Refusal`.
 """
@@ -42,11 +46,33 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Tail:
+    """A module that is something else first and an affine operator of that then.
+
+    Attributes:
+        op: the affine part.
+        head: makes the module that does the rest, called when the affine part has moved elsewhere.
+        affine: what the affine part computes, for proofs; not made of `op`.
+    """
+
+    op: Operator
+    head: Callable[[], nn.Module]
+    affine: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
 class Through:
-    """A call that is one operator applied to one of its inputs."""
+    """A call that is one operator applied to one of its inputs.
+
+    Attributes:
+        value: the input.
+        op: the operator.
+        rounding: how far, relatively, numbers of the call may be off because the forward computed them in its dtype.
+    """
 
     value: Any
     op: Operator
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -106,11 +132,12 @@ class Lift:
         rule: id of the rule this belongs to.
         target: a module class, a function, ``"module.Class"`` (matched only when that module is imported)
             or ``".method"`` for a method of tensors.
-        run: for a class ``(module, context) -> operator, Split or Refusal``; else ``(call, context) ->``
+        run: for a class ``(module, context) -> operator, Split, Tail or Refusal``; else ``(call, context) ->``
             `Through`, `Sum`, `Cat` or `Refusal`.
         subclasses: also match subclasses that inherit the forward.
         keeps_dtype: the result has the dtype of the input whatever the parameters have (batch norm).
         overrides: id of the rule whose lift of the same target this one replaces.
+        opt_in: off until a recipe names the rule.
         origin: the plugin that declared it; filled in by the registry.
     """
 
@@ -120,6 +147,7 @@ class Lift:
     subclasses: bool = False
     keeps_dtype: bool = False
     overrides: str = ""
+    opt_in: bool = False
     origin: str = ""
 
 
@@ -180,7 +208,23 @@ class Lower:
     origin: str = ""
 
 
-Rule = Lift | Compose | Align | Add | Concat | Lower
+@dataclass(frozen=True)
+class Switch:
+    """Something the planner can do, and the condition under which it may.
+
+    Attributes:
+        rule: id of the rule this belongs to.
+        run: the condition, called by the planner.
+        opt_in: off until a recipe names the rule.
+    """
+
+    rule: str
+    run: Callable[..., bool]
+    opt_in: bool = False
+    origin: str = ""
+
+
+Rule = Lift | Compose | Align | Add | Concat | Lower | Switch
 
 
 def lifts(target: Any, rule: str, **options: Any) -> Callable[[Any], Lift]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -14,7 +14,7 @@ from reparamkit.recipe import Block, Expect, Match, Recipe
 from reparamkit.standin import StandIn
 
 # Reading a layer as an operator is no merge; a recipe need not list it.
-_IMPLIED = frozenset({"core/conv", "core/linear", "core/no_op"})
+_IMPLIED = frozenset({"core/conv", "core/linear", "core/no_op", "core/gate"})
 
 
 # A recipe that says how layers are expanded takes their branches away as well.
@@ -74,17 +74,35 @@ def block_of(edit: Edit, scopes: dict[str, Block]) -> Block | None:
     return None
 
 
-def out_of_scope(edit: Edit, scopes: dict[str, Block]) -> Refusal | None:
-    """Why the recipe does not have this edit, if it does not."""
+def switched_on(recipe: Recipe, opt_in: frozenset[str]) -> Callable[[str], bool]:
+    """Whether the recipe has a rule anywhere: not disabled, and named in full where it is off by default.
+
+    Args:
+        recipe: the recipe.
+        opt_in: ids of the rules that are off by default.
+    """
+    disabled = recipe.disabled_ids()
+    named = {rule for block in recipe.blocks for rule in block.rule_ids() or ()}
+    return lambda rule: (rule not in opt_in or rule in named) and not any(fnmatchcase(rule, d) for d in disabled)
+
+
+def out_of_scope(edit: Edit, scopes: dict[str, Block], opt_in: frozenset[str] = frozenset()) -> Refusal | None:
+    """Why the recipe does not have this edit, if it does not.
+
+    Args:
+        edit: the edit.
+        scopes: which block of the recipe a module belongs to, by path.
+        opt_in: ids of the rules that a block must name in full.
+    """
     block = block_of(edit, scopes)
     where = edit.candidate.target.where
     if block is None:
         return Refusal("RK801", "no block of the recipe matches here", where)
     allowed = block.rule_ids()
-    if allowed is None:
-        return None
     used = edit.candidate.term.rules - _IMPLIED
-    missing = sorted(r for r in used if not any(fnmatchcase(r, a) for a in allowed))
-    return (
-        Refusal("RK801", f"{', '.join(missing)} (the recipe allows {', '.join(allowed)})", where) if missing else None
-    )
+    named = allowed or ()
+    missing = sorted(used & opt_in - set(named))
+    if allowed is not None:
+        missing += sorted(r for r in used - opt_in if not any(fnmatchcase(r, a) for a in allowed))
+    listed = "every rule that is not opt-in" if allowed is None else ", ".join(allowed)
+    return Refusal("RK801", f"{', '.join(missing)} (the recipe allows {listed})", where) if missing else None

@@ -187,6 +187,8 @@ def _remove(module: nn.Module, name: str, journal: _Journal) -> None:
     if not tail:
         for registry in (module._modules, module._parameters, module._buffers):
             registry.pop(head, None)
+        if head in ("weight", "bias") and _is_torch_layer(type(module)):
+            module._parameters[head] = None  # what torch's own methods of the layer still ask for, to print it
         return
     child = module._modules.get(head)
     if child is None:
@@ -198,6 +200,11 @@ def _remove(module: nn.Module, name: str, journal: _Journal) -> None:
     elif isinstance(child, nn.ModuleList):
         # The places of a list are its names: one that is gone keeps its place.
         child._modules[tail.partition(".")[0]] = nn.Identity().eval()
+
+
+def _is_torch_layer(cls: type[nn.Module]) -> bool:
+    """Whether it is derived from a layer of torch, not from `nn.Module` alone."""
+    return any(base.__module__.startswith("torch.nn.modules.") and base is not nn.Module for base in cls.__mro__)
 
 
 def new_name(module: nn.Module, wanted: str, taken: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from torch import nn
@@ -25,11 +25,10 @@ def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
         edit = planned.edit
         if isinstance(edit, Swap):
             holder = made.survey.modules[edit.anchor]
-            kept = _same_geometry(holder, found.module)
+            kept = _same_geometry(holder, found.module) and made.survey.names[id(holder)] == 1
             (steps.weights if kept else steps.modules)[edit.anchor] = settled(holder, found.module)
-            for path, names in edit.remainders.items():
-                split = edit.candidate.target.split
-                steps.remainders[path] = names if split is None else split.remainder
+            makers = _remainder_makers(edit)
+            steps.remainders.update({path: makers.get(path, names) for path, names in edit.remainders.items()})
         else:
             emitted = made.rewrites[edit.path]
             steps.rewrites.setdefault(edit.path, (emitted, {}))[1][planned.name] = found.module
@@ -39,6 +38,13 @@ def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
     aside = {p: m for p, m in steps.aside.items() if p not in inside}
     steps = replace(steps, aside=aside)
     return replace(steps, quiet=_quiet(made, steps))
+
+
+def _remainder_makers(edit: Swap) -> dict[str | None, Callable[[], nn.Module]]:
+    """What makes the rest of the modules of which only a part has moved, by path."""
+    values = edit.candidate.values
+    tails = {v.module_path: v.tail.head for v in values if v.tail is not None}
+    return tails | {v.module_path: v.split.remainder for v in values if v.split is not None}
 
 
 def _quiet(made: Plan, steps: Steps) -> tuple[str, ...]:

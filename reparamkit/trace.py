@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Proxy, Scope, TracerBase
 
+from reparamkit.borders import write_borders
 from reparamkit.errors import Refusal
 from reparamkit.facts import makes_tensor, parts_of
 from reparamkit.forks import Forks, TooManyWays, runs
@@ -407,6 +408,7 @@ def _one_way(
     reads, ran = frozenset(tracer.reads), frozenset(tracer.ran)
     stored = frozenset(p.node for t in tracer.twins for v in state_of(t).values() for p in proxies_in(v))
     constants = {name: tensor.detach() for name, tensor in tracer.constants.items()}
+    write_borders(tracer.graph, constants)
     made = Traced(tracer.graph, constants, fixed, reads_training, reads, ran, stored, tracer.switches_grad)
     return made, False
 

@@ -23,6 +23,8 @@ from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.reference import ConvRun, LinearRun, run_module, run_value
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reparamkit.decide import Candidate
     from reparamkit.flow import Flow, Value
     from reparamkit.rule import RuleSet
@@ -50,7 +52,8 @@ def prove(candidate: Candidate, flow: Flow, rules: RuleSet, rtol: float | None) 
         candidate: the region and its operator, in a form a module can have.
         flow: where the region is.
         rules: lower declarations.
-        rtol: largest deviation allowed, relative to the largest number that occurs; `None` skips the proof.
+        rtol: largest deviation allowed, relative to the largest number that occurs; `None` skips the proof. More is
+            allowed where the original computes numbers of its own in a narrower dtype.
 
     Returns:
         The module, or a refusal when its numbers do not fit the dtype.
@@ -79,7 +82,7 @@ def prove(candidate: Candidate, flow: Flow, rules: RuleSet, rtol: float | None) 
     if rtol is None:
         return Proven(module, None)
     error = max(proof.error(term.op) for proof in proofs)
-    if not error <= rtol:
+    if not error <= max(rtol, term.rounding):
         rule_list = ", ".join(sorted(term.rules))
         raise VerificationError(
             "RK901",
@@ -116,12 +119,16 @@ def _inputs(candidate: Candidate, op: Conv | ConvTranspose, more: int) -> list[T
     device = op.weight.device
     generator = torch.Generator(device=device).manual_seed(20260729)
     sizes = [_size(op, axis) + more for axis in range(op.nd)]
-    if op.nd == 0:
+    if candidate.behind is not None:
+        rank = candidate.source.rank or candidate.behind + 2
+        shapes = [[max(sizes, default=2) + axis % 2 for axis in range(rank)]]
+        shapes[0][rank - 1 - candidate.behind] = op.in_channels
+    elif op.nd == 0:
         shapes = [[*[2] * ((candidate.source.rank or 3) - 1), op.in_channels]]
     else:
         shapes = [[1, op.in_channels, *(s + axis % 2 for axis, s in enumerate(sizes))]]
     uneven = len(set(zip(sizes, op.stride, strict=True))) > 1 or any(s > 1 for s in op.stride)
-    if op.nd and uneven and op.macs * prod(s + 1 for s in sizes) < _CHEAP:
+    if op.nd and candidate.behind is None and uneven and op.macs * prod(s + 1 for s in sizes) < _CHEAP:
         shapes.append([2, op.in_channels, *(s + 1 - axis % 2 for axis, s in enumerate(sizes))])
     return [torch.randn(s, generator=generator, device=device, dtype=torch.float64) for s in shapes]
 
@@ -146,6 +153,10 @@ class _Proof:
                 known[value] = run_value(value, flow, known)
                 self.scale = max(self.scale, _largest(known[value]))
         self.want = known[candidate.target]
+        self.after: _Kept | None = None
+        if candidate.arranged:
+            self.after = _Kept(candidate, flow, x)
+            x = self.after.known[self.after.source]
         self.rest = candidate.target.split.remainder() if candidate.target.split is not None else None
         self.module, self.x = module, x
         self.run: ConvRun | LinearRun | None = None
@@ -163,12 +174,43 @@ class _Proof:
             got = op.apply(self.x)
         else:
             got = self.run.result(None if op.bias is None else op.bias.value)
+        if self.after is not None:
+            got = self.after.run(got)
         if self.rest is not None:
             got = run_module(copy.deepcopy(self.rest), got)
         if got.shape != self.want.shape:
             return float("inf")
         gap = _largest(got - self.want)
         return gap / self.scale if self.scale else gap
+
+
+class _Kept:
+    """What stays of a region in which axes are rearranged, around the module that takes the merged operator."""
+
+    def __init__(self, candidate: Candidate, flow: Flow, x: Tensor) -> None:
+        self.flow, self.values = flow, candidate.values
+        self.known: dict[Value, Tensor] = {candidate.source: x}
+        self.at = next(
+            i for i, v in enumerate(self.values) if v.term is not None and isinstance(v.term.op, (Conv, ConvTranspose))
+        )
+        self._run(self.values[: self.at])
+        source = self.values[self.at].source
+        assert source is not None
+        self.source = source
+
+    def run(self, merged: Tensor) -> Tensor:
+        """The end of the region when its main module computes `merged`."""
+        self.known[self.values[self.at]] = merged
+        self._run(self.values[self.at + 1 :])
+        return self.known[self.values[-1]]
+
+    def _run(self, values: Sequence[Value]) -> None:
+        for value in values:
+            if value.stays:
+                self.known[value] = run_value(value, self.flow, self.known)
+            else:
+                assert value.source is not None
+                self.known[value] = self.known[value.source]
 
 
 def _largest(tensor: Tensor) -> float:

@@ -107,11 +107,10 @@ class ACBlock(nn.Module):
 
     def __init__(self, c: int = 8, k: int = 3, padding: int = 1) -> None:
         super().__init__()
-        self.crop = max(0, k // 2 - padding)
-        side = padding - k // 2 + self.crop
+        self.crop, side = max(0, k // 2 - padding), max(0, padding - k // 2)
         self.square = ConvBN(c, c, k, padding=padding)
-        self.ver = ConvBN(c, c, (k, 1), padding=(padding if not self.crop else 0, side))
-        self.hor = ConvBN(c, c, (1, k), padding=(side, padding if not self.crop else 0))
+        self.ver = ConvBN(c, c, (k, 1), padding=(padding, side))
+        self.hor = ConvBN(c, c, (1, k), padding=(side, padding))
 
     def forward(self, x: Tensor) -> Tensor:
         c = self.crop

@@ -145,10 +145,10 @@ class TestApply:
         assert load_file(target)
 
     def test_a_failed_run_leaves_nothing_behind(self, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(*_: object) -> None:
+        def full(*_: object, **__: object) -> None:
             raise OSError("no space left")
 
-        monkeypatch.setattr("safetensors.torch.save_model", full)
+        monkeypatch.setattr("safetensors.torch.save_file", full)
         result = invoke("apply", "-m", source("Branches"), "-o", "deploy.safetensors")
         assert result.exit_code == 2
         assert "no space left" in result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,12 +16,17 @@ import reparamkit
 
 PACKAGE = Path(reparamkit.__file__).parent
 PUBLIC = [
+    "Bench",
     "BranchOp",
+    "CheckpointError",
     "Conv",
     "ConvTranspose",
     "Expansion",
+    "ExportError",
     "Lift",
+    "MissingExtraError",
     "ModelError",
+    "OutputError",
     "Plan",
     "PluginError",
     "Policy",
@@ -37,13 +43,21 @@ PUBLIC = [
     "VerificationError",
     "__version__",
     "apply",
+    "bench",
     "conv",
+    "convert_state_dict",
     "expand",
+    "export_onnx",
+    "export_program",
     "hookimpl",
     "lifts",
+    "load",
     "load_recipe",
+    "load_weights",
     "plan",
+    "save",
     "stencil",
+    "upstream_state_dict",
     "verify",
 ]
 
@@ -73,6 +87,33 @@ def test_type_checkers_and_python_see_the_same_names() -> None:
     }
     assert seen == reparamkit._HOME
     assert {*seen, "__version__"} == set(PUBLIC)
+
+
+def described() -> str:
+    """Every public function and class with its signature, and the public members of classes."""
+    lines = []
+    for name in PUBLIC:
+        value = getattr(reparamkit, name)
+        if name in ("__version__", "hookimpl"):  # the latter is pluggy's
+            continue
+        if not isinstance(value, type):
+            lines.append(f"{name}{inspect.signature(value)}")
+            continue
+        bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
+        # A recipe's fields are its JSON Schema, which has a test of its own; the others of these nobody makes by hand.
+        made = name in ("Recipe", "Plan", "Report", "Bench") or issubclass(value, Exception)
+        signature = "" if made else inspect.signature(value)
+        lines.append(f"class {name}({bases}){signature}")
+        members = () if name == "Recipe" else vars(value).items()
+        for member, found in sorted(members):
+            if not member.startswith("_") and (inspect.isfunction(found) or isinstance(found, property)):
+                lines.append(f"    {member}{inspect.signature(found) if inspect.isfunction(found) else ''}")
+    return "\n".join(lines).replace(str(reparamkit), "reparamkit") + "\n"
+
+
+def test_signatures_are_the_promised_ones() -> None:
+    promised = (Path(__file__).parent / "public_api.txt").read_text(encoding="utf-8")
+    assert described() == promised, "if it is meant: python -m tests.test_public_api > tests/public_api.txt"
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
@@ -135,3 +176,7 @@ def test_the_algebra_knows_no_graph_and_no_module(file: Path) -> None:
 def test_the_library_knows_no_command_line(file: Path) -> None:
     if file.name != "__main__.py":
         assert not [name for name in imports(file) if name.startswith(("reparamkit.cli", "typer", "rich"))]
+
+
+if __name__ == "__main__":
+    print(described(), end="")

@@ -277,8 +277,8 @@ def test_random_forwards_are_converted_exactly_or_left_alone(policy: str) -> Non
         check(copy.deepcopy(model), policy, seen)
 
     law()
-    assert seen["merged"] > 0.3 * seen["models"], seen
-    assert seen["rewritten"] > 0.1 * seen["models"], seen
+    assert seen["merged"] > 0.2 * seen["models"], seen
+    assert seen["rewritten"] > 0.05 * seen["models"], seen
 
 
 @pytest.mark.filterwarnings("ignore:Using padding=.same.")

@@ -73,7 +73,7 @@ def test_message_shape(tmp_path: Path) -> None:
             "RK702",
             "5:1: unknown key 'pollicy' (did you mean 'policy'",
         ),
-        (HEAD + BLOCK + "qqq: a\n", "RK702", "5:1: unknown key 'qqq' (known: blocks, description,"),
+        (HEAD + BLOCK + "qqq: a\n", "RK702", "5:1: unknown key 'qqq' (known: blocks, deploy_names, description,"),
         ("version: 1\n" + BLOCK + "\n", "RK704", "1:1: missing key 'name'"),
         (HEAD + "blocks: [{rules: [a]}]\n", "RK704", "3:10: missing key 'match'"),
         (

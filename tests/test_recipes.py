@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -40,20 +41,24 @@ NAMES = [
     "yolo",
 ]
 CORE_RULES = {
+    "core/border",
     "core/branch_sum",
     "core/concat",
     "core/conv",
     "core/conv_bn",
     "core/dilation",
+    "core/gate",
     "core/groups",
     "core/identity_to_conv",
     "core/kernel_padding",
     "core/linear",
     "core/no_op",
+    "core/norm_affine",
     "core/pad",
     "core/pooling",
     "core/scale",
     "core/sequential",
+    "core/unshare",
 }
 MINIMAL = "version: 1\nname: mine\nblocks:\n  - match: {class: Block}\n"
 
@@ -81,7 +86,8 @@ class TestEachShippedRecipe:
 
     def test_names_only_rules_that_exist(self, name: str) -> None:
         for block in load_recipe(name).blocks:
-            assert set(block.rule_ids() or ()) <= CORE_RULES
+            for rule in block.rule_ids() or ():
+                assert any(fnmatchcase(known, rule) for known in CORE_RULES), rule
 
     def test_does_not_insist_on_any_one_block(self, name: str) -> None:
         assert all(block.optional for block in load_recipe(name).blocks)
@@ -252,7 +258,7 @@ class TestNotFound:
     def test_odd_names(self, spec: str) -> None:
         with pytest.raises(RecipeError, match="RK705") as caught:
             load_recipe(spec)
-        assert len(str(caught.value)) < 400
+        assert len(str(caught.value)) < 600
         str(caught.value).encode()
 
     def test_missing_path(self, tmp_path: Path) -> None:

@@ -111,45 +111,7 @@ def test_ultralytics_fuse_afterwards_changes_nothing(name: str) -> None:
     assert gap(wanted[0] if isinstance(wanted, tuple) else wanted, got[0] if isinstance(got, tuple) else got) <= 1e-12
 
 
-COLLAPSING: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "RepVGG": (lambda: blocks.RepVGGBlock(), 1),
-    "RepVGG, grouped": (lambda: blocks.RepVGGBlock(groups=4), 1),
-    "RepVGG, depthwise": (lambda: blocks.RepVGGBlock(groups=8), 1),
-    "RepVGG, stride 2": (lambda: blocks.RepVGGBlock(stride=2), 1),
-    "RepVGG, wider": (lambda: blocks.RepVGGBlock(8, 12), 1),
-    "RepVGG with SE": (lambda: blocks.RepVGGBlock(se=True), 3),
-    "MobileOne, depthwise": (lambda: blocks.MobileOneBlock(), 1),
-    "MobileOne, pointwise": (lambda: blocks.MobileOneBlock(k=1, groups=1), 1),
-    "QARepVGG": (lambda: blocks.QARepVGGBlock(), 1),
-    "QARepVGG V2": (lambda: blocks.QARepVGGBlock(pool=True), 1),
-    "ACNet": (lambda: blocks.ACBlock(), 1),
-    "ACNet, cropped": (lambda: blocks.ACBlock(padding=0), 1),
-    "DBB without inner norms": (lambda: blocks.DiverseBranchBlock(), 1),
-    "RepLKNet": (lambda: blocks.RepLKBlock(), 3),
-    "UniRepLKNet": (lambda: blocks.DilatedReparamBlock(), 1),
-    "RepViT": (lambda: blocks.RepVGGDW(), 1),
-    "FastViT": (lambda: blocks.RepMixer(), 1),
-    "RepGhost": (lambda: blocks.RepGhostModule(), 2),
-    "YOLO": (lambda: blocks.RepConv(), 1),
-    "YOLO, grouped, with identity": (lambda: blocks.RepConv(groups=4, bn=True), 1),
-    "PP-YOLOE": (lambda: blocks.AlphaRepVGG(), 1),
-    "PP-LCNetV3": (lambda: blocks.LearnableRepLayer(), 1),
-    "EfficientLoFTR": (lambda: blocks.RepConv(bn=True), 1),
-    "TextNet": (lambda: blocks.TextNetBlock(), 1),
-    "ExpandNet": (lambda: blocks.expand_net(), 1),
-    "SESR": (lambda: blocks.SESRBlock(), 1),
-    "RepNeXt": (lambda: blocks.RepNeXtSmall(), 1),
-}
 IMAGES = ((1, 8, 7, 7), (2, 8, 14, 9), (1, 8, 8, 10))
-
-
-@pytest.mark.parametrize(("build", "convs"), COLLAPSING.values(), ids=COLLAPSING.keys())
-def test_published_block_collapses(build: Callable[[], nn.Module], convs: int) -> None:
-    block = build()
-    deploy, report = convert(block, *IMAGES)
-    assert counts(deploy) == (convs, 0)
-    assert not codes(report)
-    assert isinstance(deploy, type(block))
 
 
 @pytest.mark.parametrize(("nd", "shape"), [(1, (2, 8, 9)), (3, (1, 8, 4, 5, 6))])
@@ -164,48 +126,6 @@ def test_repvgg_1d_learns_the_rank_of_its_input_from_the_conv_that_reads_it() ->
     deploy, report = convert(blocks.RepVGGBlock(nd=1), (2, 8, 9))
     assert counts(deploy) == (1, 0)
     assert not codes(report)
-
-
-@pytest.mark.parametrize("shape", [(3, 8), (2, 5, 8)])
-def test_lora(shape: Shape) -> None:
-    deploy, _ = convert(blocks.LoRALinear(), shape)
-    assert [type(m) for m in deploy.modules() if not list(m.children())] == [nn.Linear]
-
-
-REFUSED: dict[str, tuple[Callable[[], nn.Module], int, str]] = {
-    "DBB, zeros where the inner norm has a shift": (lambda: blocks.DiverseBranchBlock(border="zeros"), 4, "RK316"),
-    "RepNeXt, a bias inside the chain": (lambda: blocks.RepNeXtSmall(bias=True), 3, "RK316"),
-    "ExpandNet, padded": (
-        lambda: nn.Sequential(nn.Conv2d(8, 16, 1), nn.Conv2d(16, 8, 3, padding=1), nn.BatchNorm2d(8)),
-        2,
-        "RK316",
-    ),
-    "two padded kernels in a row": (
-        lambda: nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)),
-        2,
-        "RK316",
-    ),
-    "a pool that does not count its padding": (
-        lambda: nn.Sequential(nn.Conv2d(8, 8, 1), nn.AvgPool2d(3, 1, 1, count_include_pad=False)),
-        1,
-        "RK320",
-    ),
-}
-
-
-@pytest.mark.parametrize(("build", "convs", "code"), REFUSED.values(), ids=REFUSED.keys())
-def test_inexact_merge_is_refused(build: Callable[[], nn.Module], convs: int, code: str) -> None:
-    deploy, report = convert(build(), *IMAGES)
-    assert counts(deploy)[0] == convs
-    assert codes(report) == {code}
-
-
-def test_border_of_the_inner_bias_is_never_guessed() -> None:
-    """DBB as published pads with what the inner batch norm makes of zero: who reads it needs it as it was."""
-    block = blocks.DiverseBranchBlock(border="bias")
-    deploy, report = convert(block, *IMAGES)
-    assert counts(deploy)[0] <= 5
-    assert "RK604" in codes(report) or counts(deploy) == (1, 0)
 
 
 @pytest.mark.parametrize(

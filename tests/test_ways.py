@@ -155,6 +155,29 @@ def test_a_rewritten_forward_refuses_arguments_it_was_not_traced_for() -> None:
         converted(inputs(IMAGES[0]), inputs(IMAGES[0]))
 
 
+class ScaledLinear(nn.Module):
+    """BEiT's layer: layer scale, and an argument that only some callers give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.gamma = nn.Linear(9, 9), nn.Parameter(torch.ones(9))
+
+    def forward(self, x: Tensor, scale: float | None = None) -> Tensor:
+        y = self.gamma * self.fc(x)
+        return y if scale is None else y * scale  # type: ignore[no-any-return]
+
+
+def test_a_call_that_worked_still_works_when_its_caller_could_not_be_traced() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        for _ in range(x.shape[0]):
+            x = m.f(x, scale=2.0)
+        return x
+
+    converted, report = convert(Fn(run, f=ScaledLinear()), (2, 9))
+    assert not report.merged
+    assert converted(torch.zeros(1, 9, dtype=torch.float64)).shape == (1, 9)
+
+
 class Guarded(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -38,6 +38,9 @@ def test_wheel_holds_recipes_types_and_command(wheel: Path) -> None:
         assert "reparamkit = reparamkit.cli:main" in archive.read(entry).decode()
     assert sorted(n.removeprefix("reparamkit/recipes/") for n in names if "/recipes/" in n) == RECIPES
     assert "reparamkit/py.typed" in names
+    data = "catalogue.yaml html/page.html.jinja html/page.css html/sort.js scaffold/layer.py.txt".split()
+    assert {f"reparamkit/{name}" for name in data} <= set(names)
+    assert [n for n in names if n.endswith("licenses/LICENSE")]
     assert not [n for n in names if not n.startswith(("reparamkit/", "reparamkit-"))]
 
 

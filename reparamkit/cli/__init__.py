@@ -21,4 +21,4 @@ def main() -> None:
             raise
         print(f"reparamkit: {error.name} is not installed: pip install 'reparamkit[cli]'", file=sys.stderr)
         raise SystemExit(2) from None
-    app()
+    app(prog_name="reparamkit")

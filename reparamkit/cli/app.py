@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
 
 import reparamkit
-from reparamkit.cli import apply, demo, expand, plan, plugins, recipes, rules
+from reparamkit.cli import apply, bench, demo, expand, explain, export, plan, plugins, recipes, report, rules, verify
+from reparamkit.cli.screen import be_quiet, log_to_screen
 
 app = typer.Typer(
     name="reparamkit",
@@ -28,14 +30,23 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; twice for everything.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and JSON only.")] = False,
 ) -> None:
     """Exit codes: 0 done, 1 verification failed, 2 wrong usage, recipe or model, 3 nothing merged, 4 refused."""
+    be_quiet(quiet)
+    log_to_screen(logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
 
 
 app.command("apply")(apply.command)
 app.command("expand")(expand.command)
 app.command("plan")(plan.command)
+app.command("bench")(bench.command)
+app.command("report")(report.command)
+app.command("export")(export.command)
+app.command("verify")(verify.command)
 app.add_typer(recipes.app, name="recipes")
 app.command("rules")(rules.command)
-app.command("plugins")(plugins.command)
+app.add_typer(plugins.app, name="plugins")
+app.command("explain")(explain.command)
 app.command("demo")(demo.command)

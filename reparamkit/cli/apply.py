@@ -8,23 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import reparamkit
-from reparamkit.cli.options import JsonOption, ModelOption, PolicyOption, RecipeOption
+from reparamkit.cli.options import ForceOption, JsonOption, ModelOption, PolicyOption, RecipeOption, WeightsOption
 from reparamkit.cli.outcome import Exit, exit_codes
-from reparamkit.cli.screen import complain, say
+from reparamkit.cli.recipes import load_recipe_of
+from reparamkit.cli.screen import complain, progress, say
 
 if TYPE_CHECKING:
+    from reparamkit.recipe import Recipe
     from reparamkit.report import Report
 
 
 def command(
     model: ModelOption,
     recipe: RecipeOption = "auto",
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights", "-w", exists=True, dir_okay=False, help="Checkpoint: .safetensors, or .pt with tensors."
-        ),
-    ] = None,
+    weights: WeightsOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the converted weights here (.safetensors).")
     ] = None,
@@ -34,21 +31,25 @@ def command(
         bool, typer.Option("--strict", help="Exit 4, writing nothing, when anything is refused.")
     ] = False,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove every merge in float64.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output file.")] = False,
+    upstream_names: Annotated[
+        bool, typer.Option("--upstream-names", help="Call the weights as the upstream deploy checkpoint does.")
+    ] = False,
+    force: ForceOption = False,
 ) -> None:
     """Convert a model: multi-branch blocks become single-path ones, proven in float64."""
     with exit_codes():
-        from reparamkit.checkpoint import checked_target, load_weights, save_weights
+        from reparamkit.checkpoint import checked_output, load_weights, save
         from reparamkit.model_source import load_model
 
         if output is not None:
-            checked_target(output, force=force)
+            checked_output(output, _named(recipe, policy), force=force)
         loaded = load_model(model)
         if weights is not None:
             load_weights(loaded, weights)
-        converted, report = reparamkit.apply(
-            loaded, recipe, inplace=True, policy=policy, verify=verify, return_report=True
-        )
+        with progress():
+            converted, report = reparamkit.apply(
+                loaded, recipe, inplace=True, policy=policy, verify=verify, return_report=True
+            )
         if as_json:
             typer.echo(report.to_json())
         else:
@@ -56,9 +57,14 @@ def command(
         _stop_unless_useful(report, strict)
         if output is None:
             return
-        save_weights(converted, output, {"reparamkit": reparamkit.__version__, "recipe": report.recipe})
+        save(converted, output, report, source=weights, upstream_names=upstream_names, force=force)
         if not as_json:
             say(f"wrote {output}")
+
+
+def _named(recipe: str, policy: str | None) -> Recipe:
+    loaded = load_recipe_of(recipe)
+    return loaded if policy is None else loaded.model_copy(update={"policy": policy})
 
 
 def _stop_unless_useful(report: Report, strict: bool) -> None:

@@ -34,11 +34,12 @@ def command(
 ) -> None:
     """Expand a plain model: its layers get the branches of a recipe; `apply` takes them away again."""
     with exit_codes():
-        from reparamkit.checkpoint import checked_target, load_weights, save_weights
+        from reparamkit.checkpoint import checked_output, load_weights
+        from reparamkit.checkpoint.file import write
         from reparamkit.model_source import load_model
 
         if output is not None:
-            checked_target(output, force=force)
+            checked_output(output, None, force=force)
         loaded = load_model(model)
         if weights is not None:
             load_weights(loaded, weights)
@@ -53,6 +54,7 @@ def command(
             raise typer.Exit(Exit.NOTHING)
         if output is None:
             return
-        save_weights(expanded, output, {"reparamkit": reparamkit.__version__, "recipe": report.recipe})
+        metadata = {"reparamkit": reparamkit.__version__, "expanded_by": report.recipe}
+        write(output, expanded.state_dict(), metadata, force=force)
         if not as_json:
             say(f"wrote {output}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="SPEC",
-        help="timm:NAME, torchvision:NAME, ultralytics:CFG or package.module:callable (the last runs your code).",
+        help="timm:NAME, torchvision:NAME, ultralytics:CFG, hf:CONFIG.json or module:callable (runs your code).",
     ),
 ]
 RecipeOption = Annotated[
@@ -21,4 +22,13 @@ RecipeOption = Annotated[
 PolicyOption = Annotated[
     str | None, typer.Option("--policy", metavar="NAME", help="Overrides the recipe's: cheaper, always.")
 ]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", "-w", exists=True, dir_okay=False, help="Checkpoint: .safetensors, or .pt with tensors."),
+]
+InputOption = Annotated[
+    str | None,
+    typer.Option("--input", "-i", metavar="NxCxHxW", help="Shape of the input, as in 1x3x224x224; otherwise guessed."),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -34,19 +34,16 @@ class Exit(IntEnum):
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turn the exceptions that are meant for people into one line and an exit code."""
-    from reparamkit.checkpoint import CheckpointError
-    from reparamkit.model_source import ModelSourceError
-
     try:
         yield
-    except (ReparamError, CheckpointError, ModelSourceError) as error:
+    except ReparamError as error:
         complain(str(error))
         raise typer.Exit(_code(error)) from error
 
 
-def _code(error: Exception) -> Exit:
+def _code(error: ReparamError) -> Exit:
     if isinstance(error, VerificationError):
         return Exit.WRONG
-    if isinstance(error, ReparamError) and error.code == "RK706":
+    if error.code == "RK706":
         return Exit.NOTHING
     return Exit.USAGE

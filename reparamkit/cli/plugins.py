@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,11 +17,18 @@ if TYPE_CHECKING:
     from reparamkit.registry import Registry
 
 
-def command(
+app = typer.Typer(help="List the installed plugins, or start one.", invoke_without_command=True)
+
+
+@app.callback()
+def listed(
+    context: typer.Context,
     everything: Annotated[bool, typer.Option("--all", help="Also the built-in rules, which are a plugin too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the installed plugins."""
+    """List the installed plugins; `plugins new NAME` starts one."""
+    if context.invoked_subcommand is not None:
+        return
     with exit_codes():
         found = registry()
         plugins = [_described(found, name, origin) for name, origin in found.plugins if everything or name != "core"]
@@ -29,6 +37,21 @@ def command(
             typer.echo(json.dumps({"plugins": plugins, "failures": failures}, indent=2))
             return
         _print(plugins, failures)
+
+
+@app.command("new")
+def started(
+    name: Annotated[str, typer.Argument(help="Lower-case words with dashes, as in my-layers.")],
+    into: Annotated[
+        Path, typer.Option("--into", exists=True, file_okay=False, help="Where the new folder goes.")
+    ] = Path(),
+) -> None:
+    """Write a plugin that can be installed and whose tests pass, to start from."""
+    with exit_codes():
+        from reparamkit.scaffold import new_plugin
+
+        folder = new_plugin(name, into)
+        say(f"wrote {folder}; next: cd {folder} && pip install -e '.[test]' && pytest")
 
 
 def registry() -> Registry:

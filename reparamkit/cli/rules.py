@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import TYPE_CHECKING
 
+import typer
+
+from reparamkit.cli.options import JsonOption
 from reparamkit.cli.outcome import exit_codes
 from reparamkit.cli.screen import show
 
@@ -13,12 +17,16 @@ if TYPE_CHECKING:
     from reparamkit.rule import Rule
 
 
-def command() -> None:
+def command(as_json: JsonOption = False) -> None:
     """List the rules; recipes switch them by id."""
     with exit_codes():
         from reparamkit.cli.plugins import registry
 
-        show(("rule", "from", "what"), _rows(registry()))
+        rows = _rows(registry())
+        if as_json:
+            typer.echo(json.dumps([dict(zip(("rule", "from", "what"), row, strict=True)) for row in rows], indent=2))
+            return
+        show(("rule", "from", "what"), rows)
 
 
 def _rows(registry: Registry) -> list[tuple[str, str, str]]:

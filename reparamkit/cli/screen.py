@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+_quiet = False
 _ENDLESS = 10_000  # what is piped into a file keeps one line a fact
+
+
+def be_quiet(wanted: bool) -> None:
+    """Whether `say`, `show` and `progress` are silent; errors and JSON are printed all the same."""
+    global _quiet
+    _quiet = wanted
+
+
+class _Log(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        Console(stderr=True).print(plain(f"reparamkit: {record.getMessage()}", "dim"), soft_wrap=True)
+
+
+_log = _Log()
+
+
+def log_to_screen(level: int) -> None:
+    """Print what the library logs, from this level on, to standard error."""
+    logger = logging.getLogger("reparamkit")
+    logger.setLevel(level)
+    if _log not in logger.handlers:
+        logger.addHandler(_log)
 
 
 def clean(text: str) -> str:
@@ -23,6 +49,8 @@ def plain(text: str, style: str = "") -> Text:
 
 def say(text: str, style: str = "") -> None:
     """Print lines without wrapping them."""
+    if _quiet:
+        return
     Console().print(plain(text, style), soft_wrap=True)
 
 
@@ -33,6 +61,8 @@ def complain(text: str) -> None:
 
 def show(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """Print a table; the last column takes the room that is left, in a file as much as it needs."""
+    if _quiet:
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
     *narrow, last = headings
     for heading in narrow:
@@ -42,3 +72,24 @@ def show(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
         table.add_row(*(plain(cell) for cell in row))
     screen = Console()
     (screen if screen.is_terminal else Console(width=_ENDLESS)).print(table)
+
+
+@contextmanager
+def progress() -> Iterator[None]:
+    """A bar on standard error for the long work inside; only where somebody can see it move."""
+    console = Console(stderr=True)
+    if _quiet or not console.is_terminal:
+        yield
+        return
+    from reparamkit.progress import listening
+
+    with Progress(console=console, transient=True) as bar:
+        tasks = {}
+
+        def listener(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        with listening(listener):
+            yield

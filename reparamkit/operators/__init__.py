@@ -6,6 +6,8 @@
 | `ConvTranspose` | transposed convolution                                 |
 | `Scale`         | per-channel scale and shift, identity; channels may be open |
 | `Stencil`       | one filter for every channel: pooling, padding; channels open |
+| `Layout`        | axes arranged in another way, channels kept              |
+| `Arranged`      | an operator between two of those                         |
 
 Operators are frozen; `reparamkit.merge` combines them. Nothing here knows `torch.fx` or `torch.nn` modules.
 """
@@ -14,15 +16,18 @@ from __future__ import annotations
 
 from reparamkit.operators.conv import Conv, conv
 from reparamkit.operators.conv_transpose import ConvTranspose, conv_transpose
+from reparamkit.operators.layout import Arranged, Layout
 from reparamkit.operators.scale import Scale, Stencil, stencil
 from reparamkit.operators.vector import Vector, vector
 from reparamkit.operators.weight import Weight, given
 
-Operator = Conv | ConvTranspose | Scale | Stencil
+Operator = Conv | ConvTranspose | Scale | Stencil | Layout | Arranged
 
 __all__ = [
+    "Arranged",
     "Conv",
     "ConvTranspose",
+    "Layout",
     "Operator",
     "Scale",
     "Stencil",

@@ -15,9 +15,15 @@ if TYPE_CHECKING:
 
 
 class Vector:
-    """A float64 vector ``[channels]``, computed once. `None` in its place means zeros."""
+    """A float64 vector ``[channels]``, computed once. `None` in its place means zeros.
 
-    def __init__(self, compute: Callable[[], Tensor]) -> None:
+    Attributes:
+        rounding: how far, relative to the largest entry, the entries may be off because they were computed in a
+            narrower dtype.
+    """
+
+    def __init__(self, compute: Callable[[], Tensor], rounding: float = 0.0) -> None:
+        self.rounding = rounding
         self._compute: Callable[[], Tensor] | None = compute
         self._value: Tensor | None = None
 

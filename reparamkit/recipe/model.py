@@ -19,13 +19,14 @@ from pydantic import (
     model_validator,
 )
 
-from reparamkit.recipe.pattern import check_pattern, class_fits, fits, original_class
+from reparamkit.recipe.pattern import MAX_PATTERN, check_pattern, class_fits, fits, original_class
 
 if TYPE_CHECKING:
     from reparamkit.expand.layer import Layer
 
 RULE_ID = r"^[a-z0-9_*-]+(/[a-z0-9_*-]+)?$"
 POLICY_ID = r"^[a-z0-9_-]+(/[a-z0-9_-]+)?$"
+MAX_STARS = 3  # each multiplies the work by the length of a name
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
@@ -39,6 +40,15 @@ def _check_version(value: object) -> object:
 def _check_into(value: str) -> str:
     if keyword.iskeyword(value):
         raise ValueError("expected an attribute name, not a Python keyword")
+    return value
+
+
+def _check_names(value: dict[str, str]) -> dict[str, str]:
+    for ours, theirs in value.items():
+        if not ours or not theirs or ours.count("*") != theirs.count("*") or ours.count("*") > MAX_STARS:
+            raise ValueError(f"expected two names with the same number of stars, at most {MAX_STARS}")
+        if max(len(ours), len(theirs)) > MAX_PATTERN:
+            raise ValueError(f"expected at most {MAX_PATTERN} characters")
     return value
 
 
@@ -209,6 +219,11 @@ class Recipe(_Model):
     )
     disable: Annotated[tuple[RuleId, ...], Field(strict=False)] = Field(
         default=(), description="Rules that are switched off, as ids or globs."
+    )
+    deploy_names: Annotated[dict[str, str], AfterValidator(_check_names)] = Field(
+        default={},
+        description="Keys of the upstream deploy checkpoint where they differ: our form -> theirs, as in"
+        " '*.c.*': '*.*'; each star stands for the same text in both.",
     )
     policy: str = Field(default="cheaper", pattern=POLICY_ID, description="Which of the exact merges are made.")
     verify: VerifySpec = Field(default=VerifySpec(), description="How each edit is proved.")

@@ -10,20 +10,25 @@ from typing import TYPE_CHECKING
 from reparamkit.hookspecs import hookimpl
 from reparamkit.rule import Rule
 from reparamkit.rules import (
+    border,
     branch_sum,
     concat,
     conv,
     conv_bn,
     dilation,
+    gate,
     groups,
     identity_to_conv,
     kernel_padding,
+    layout,
     linear,
     no_op,
+    norm_affine,
     pad,
     pooling,
     scale,
     sequential,
+    unshare,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +48,12 @@ CORE: tuple[Rule, ...] = (
     *concat.rules,
     *pooling.rules,
     *pad.rules,
+    *layout.rules,
+    *border.rules,
     *no_op.rules,
+    *gate.rules,
+    *norm_affine.rules,
+    *unshare.rules,
 )
 
 

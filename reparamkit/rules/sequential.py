@@ -122,7 +122,8 @@ def _pad_value(outer: Conv, inner: Conv) -> Refusal | None:
     wanted = values(outer.pad_value, inner.out_channels, device)
     got = values(response, inner.out_channels, device)
     gap = float((wanted - got).abs().max())
-    if gap <= 1e-12 * float(torch.maximum(wanted.abs().max(), got.abs().max())):
+    allowed = max(1e-12, 0.0 if outer.pad_value is None else outer.pad_value.rounding)
+    if gap <= allowed * float(torch.maximum(wanted.abs().max(), got.abs().max())):
         return None
     return Refusal(
         "RK316",

@@ -1,0 +1,100 @@
+"""Measure what the pages quote: ``python docs/measure.py`` writes docs/measured.json (needs the zoo and onnx extras).
+
+Counts are deterministic, and a test measures some of them again. Times are of the machine that ran this.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+warnings.simplefilter("ignore")
+
+import torch
+from torch import nn
+
+import reparamkit
+from reparamkit.bench import bench
+from reparamkit.bench.compare import size
+from reparamkit.example import example_input
+from reparamkit.html.diagram import before_and_after
+from reparamkit.model_source import load_model
+from reparamkit.testing import randomize_batch_norm
+
+FILE = ROOT / "docs" / "measured.json"
+# Recipe -> models, each with the shape of its input; the first gives the recipe's picture.
+MODELS: dict[str, list[tuple[str, str]]] = {
+    "auto": [("torchvision:resnet18", "1x3x224x224"), ("timm:efficientnet_b0", "1x3x224x224")],
+    "fold_bn": [("torchvision:resnet18", "1x3x224x224"), ("torchvision:mobilenet_v2", "1x3x224x224")],
+    "repvgg": [("timm:repvgg_a0", "1x3x224x224"), ("timm:repvgg_b0", "1x3x224x224")],
+    "mobileone": [("timm:mobileone_s0", "1x3x224x224"), ("timm:mobileone_s1", "1x3x224x224")],
+    "fastvit": [("timm:fastvit_t8", "1x3x256x256")],
+    "repvit": [("timm:repvit_m1", "1x3x224x224")],
+    "repghost": [("timm:repghostnet_100", "1x3x224x224")],
+    "acnet": [("tests.blocks:ACBlock", "1x8x32x32")],
+    "dbb": [("tests.blocks:DiverseBranchBlock", "1x8x32x32")],
+    "unireplknet": [("tests.blocks:DilatedReparamBlock", "1x8x32x32")],
+    "yolo": [("ultralytics:yolov9t.yaml", "1x3x320x320"), ("ultralytics:yolov10n.yaml", "1x3x320x320")],
+}
+TIMED = [("timm:repvgg_a0", "repvgg"), ("timm:mobileone_s0", "mobileone"), ("timm:fastvit_t8", "fastvit")]
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
+_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+def model_of(spec: str) -> nn.Module:
+    """The model with batch norms that do something."""
+    torch.manual_seed(0)
+    return randomize_batch_norm(load_model(spec)) if spec.startswith("tests.") else load_model(spec)
+
+
+def counts(model: nn.Module) -> dict[str, int]:
+    """Convolutions and batch norms."""
+    return {
+        "convs": sum(isinstance(m, _CONVS) for m in model.modules()),
+        "norms": sum(isinstance(m, _NORMS) for m in model.modules()),
+    }
+
+
+def measured(spec: str, recipe: str, shape: str) -> dict[str, Any]:
+    """One model, before and after: counts only."""
+    model = model_of(spec)
+    x = example_input(model, shape)
+    deploy, report = reparamkit.apply(model, recipe, return_report=True)
+    sides = {
+        name: {**counts(m), **{k: getattr(size(m, x), k) for k in ("macs", "parameters", "activations")}}
+        for name, m in (("before", model), ("after", deploy))
+    }
+    return {"model": spec, "input": shape, "merges": len(report.merged), **sides}
+
+
+def picture(spec: str, recipe: str) -> tuple[str, str]:
+    """The merge of most operations, drawn."""
+    _, report = reparamkit.apply(model_of(spec), recipe, return_report=True, verify=False)
+    return before_and_after(max(report.merged, key=lambda m: len(m.graph)))
+
+
+def timed(spec: str, recipe: str) -> dict[str, Any]:
+    """Time in two engines; the models are those of the table."""
+    model = model_of(spec)
+    x = example_input(model)
+    found = bench(model, reparamkit.apply(model, recipe), x, engines=["eager", "onnxruntime"], rounds=15)
+    return {"model": spec, "recipe": recipe, **{k: found.to_dict()[k] for k in ("latency", "shapes", "environment")}}
+
+
+def main() -> None:
+    """Write the file."""
+    data = {
+        "models": {name: [measured(spec, name, shape) for spec, shape in MODELS[name]] for name in MODELS},
+        "pictures": {name: picture(MODELS[name][0][0], name) for name in MODELS},
+        "times": [timed(spec, recipe) for spec, recipe in TIMED],
+    }
+    FILE.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What is written beside converted weights: which recipe and versions made them, from which file.
+
+Versions and hashes only: no path, no user, no environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+import reparamkit
+from reparamkit.checkpoint.file import sha256
+from reparamkit.errors import CheckpointError, OutputError, RecipeError
+from reparamkit.output import checked_target, replacing
+from reparamkit.recipe import Recipe, load_recipe
+
+RECIPE_FILE = "recipe.yaml"
+_PREFIX = "reparamkit."
+UPSTREAM = {f"{_PREFIX}names": "upstream"}
+
+
+def metadata_of(model: nn.Module, recipe: Recipe | None, source: Path | None) -> dict[str, str]:
+    """The header of a checkpoint of `model`.
+
+    Args:
+        model: whose weights are stored.
+        recipe: that converted it, complete, its policy the one that was used.
+        source: the checkpoint that was converted; only its hash is kept.
+    """
+    found = {"format": "pt", f"{_PREFIX}version": reparamkit.__version__, f"{_PREFIX}torch": torch.__version__}
+    if recipe is not None:
+        text = json.dumps(plain(recipe), sort_keys=True)
+        found[f"{_PREFIX}recipe"] = text
+        found[f"{_PREFIX}recipe_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    if source is not None:
+        found[f"{_PREFIX}source_sha256"] = sha256(source)
+    if is_channels_last(model.state_dict()):
+        found[f"{_PREFIX}memory_format"] = "channels_last"
+    return found
+
+
+def recipe_in(metadata: Mapping[str, str]) -> Recipe | None:
+    """The recipe a checkpoint was made with, if it says so.
+
+    Raises:
+        CheckpointError: RK910 when what it says is no recipe.
+    """
+    text = metadata.get(f"{_PREFIX}recipe")
+    if text is None:
+        return None
+    try:
+        return load_recipe(json.loads(text))
+    except (ValueError, RecipeError) as error:
+        raise CheckpointError("RK910", f"the recipe in its metadata is not one: {error}") from error
+
+
+def wants_channels_last(metadata: Mapping[str, str]) -> bool:
+    """Whether the weights were in channels_last memory format when they were stored."""
+    return metadata.get(f"{_PREFIX}memory_format") == "channels_last"
+
+
+def has_upstream_names(metadata: Mapping[str, str]) -> bool:
+    """Whether the keys are those of the upstream deploy checkpoint."""
+    return metadata.items() >= UPSTREAM.items()
+
+
+def is_channels_last(tensors: Mapping[str, Any]) -> bool:
+    """Whether there are images' kernels, and all of them are in channels_last memory format."""
+    kernels = [t for t in tensors.values() if isinstance(t, Tensor) and t.dim() == 4]
+    strided = any(not t.is_contiguous() for t in kernels)
+    return strided and all(t.is_contiguous(memory_format=torch.channels_last) for t in kernels)
+
+
+def plain(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as data that YAML and JSON can hold; what is not said is left out."""
+    data: dict[str, Any] = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
+    return {"version": recipe.version, "name": recipe.name, **data, "policy": recipe.policy}
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as YAML."""
+    text: str = yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def checked_recipe_file(folder: Path, recipe: Recipe, *, force: bool) -> Path | None:
+    """Where the recipe is to be written; `None` when this very recipe is there already.
+
+    Raises:
+        OutputError: RK912 when another file of that name is there and may not be replaced.
+    """
+    path = folder / RECIPE_FILE
+    if path.is_file() and _says_the_same(path, recipe):
+        return None
+    try:
+        checked_target(path, force=force)
+    except OutputError as error:
+        raise OutputError("RK912", f"{path} is another recipe; choose another folder, or --force") from error
+    return path
+
+
+def _says_the_same(path: Path, recipe: Recipe) -> bool:
+    try:
+        return plain(load_recipe(path)) == plain(recipe)
+    except RecipeError:
+        return False
+
+
+def write_recipe(path: Path, recipe: Recipe, metadata: Mapping[str, str]) -> None:
+    """Write a recipe with the versions and hashes as its first lines.
+
+    Raises:
+        OutputError: RK912 when the file cannot be written.
+    """
+    known = {k.removeprefix(_PREFIX): v for k, v in metadata.items() if k.startswith(_PREFIX)}
+    lines = [f"# {key}: {known[key]}" for key in ("version", "torch", "source_sha256") if key in known]
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join([*lines, recipe_text(recipe)]), encoding="utf-8")

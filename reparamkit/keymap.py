@@ -1,0 +1,93 @@
+"""keymap: which weights of the converted model come from which weights of the original."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from torch import fx, nn
+
+from reparamkit.host import Swap
+from reparamkit.paths import joined
+
+if TYPE_CHECKING:
+    from reparamkit.flow import Flow, Value
+    from reparamkit.plan import Planned
+
+
+def keys_of(model: nn.Module) -> tuple[str, ...]:
+    """The keys of `model.state_dict()`, in its order, without running the hooks of it."""
+    found = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        found += [joined(path, name) for name, tensor in module._parameters.items() if tensor is not None]
+        found += [
+            joined(path, name)
+            for name, tensor in module._buffers.items()
+            if tensor is not None and name not in module._non_persistent_buffers_set
+        ]
+    return tuple(found)
+
+
+def key_map(before: Iterable[str], after: Iterable[str], edits: Iterable[Planned]) -> Mapping[str, tuple[str, ...]]:
+    """Old key -> the new keys whose numbers depend on it.
+
+    Args:
+        before: keys of the original.
+        after: keys of the converted model.
+        edits: the merges that were made.
+
+    Returns:
+        For each old key: itself, when it was not part of a merge; the weight and the bias of what it was merged
+        into; nothing, when its numbers play no part any more (``num_batches_tracked``).
+    """
+    old, new = _by_place(before), set(after)
+    merged: dict[str, list[str]] = {}
+    for planned in edits:
+        made = _result(planned)
+        into = [key for key in (joined(made, "weight"), joined(made, "bias")) if key in new]
+        places = {place for value in planned.edit.candidate.values for place in _places(value, planned.flow)}
+        for key in {key for place in places for key in old.get(place, ())}:
+            found = merged.setdefault(key, [])
+            found += [k for k in into if k not in found]
+    return {key: _where(key, merged, new) for key in old[""]}
+
+
+def _where(key: str, merged: Mapping[str, list[str]], new: set[str]) -> tuple[str, ...]:
+    if key in merged and not key.endswith("num_batches_tracked"):
+        return tuple(merged[key])
+    return (key,) if key in new else ()
+
+
+def _by_place(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Keys by themselves and by every module they are in; all of them under the empty name."""
+    found: dict[str, list[str]] = {"": []}
+    for key in keys:
+        found[""].append(key)
+        for place in (key, *(key[: at + 1] for at, sign in enumerate(key) if sign == ".")):
+            found.setdefault(place, []).append(key)
+    return found
+
+
+def _result(planned: Planned) -> str:
+    path = planned.edit.path
+    return path if isinstance(planned.edit, Swap) else joined(path, planned.name)
+
+
+def _places(value: Value, flow: Flow) -> Iterator[str]:
+    """Tensors by name; modules by their path and a dot (the root is no part of a region as a whole)."""
+    if value.module_path is not None:
+        yield f"{value.module_path}." if value.module_path else ""
+        return
+    frame = flow.frames[value.path]
+    for node in value.node.all_input_nodes:
+        if node.op != "get_attr":
+            continue
+        if str(node.target) in frame.traced.constants:
+            # It was computed from what the forward looked at; from which of it is not recorded.
+            yield from (joined(frame.path, name) for name in _unnamed(frame.traced.reads, frame.traced.graph))
+        else:
+            yield joined(frame.path, str(node.target))
+
+
+def _unnamed(reads: frozenset[str], graph: fx.Graph) -> frozenset[str]:
+    return reads - {str(node.target) for node in graph.nodes if node.op == "get_attr"}

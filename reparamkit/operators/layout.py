@@ -1,0 +1,74 @@
+"""Rearranged axes: flatten, reshape, transpose, as far as they leave the channels alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reparamkit.operators.conv import Conv
+from reparamkit.operators.conv_transpose import ConvTranspose
+from reparamkit.operators.scale import Scale, Stencil
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The same numbers with their axes arranged in another way.
+
+    Attributes:
+        moves: (axes behind it before, axes behind it after) of every axis that stays whole.
+    """
+
+    moves: tuple[tuple[int, int], ...]
+    nd: None = None
+
+    def after(self, behind: int) -> int | None:
+        """Axes behind the channels afterwards, for channels with `behind` axes behind them; `None`: not kept."""
+        return next((b for a, b in self.moves if a == behind), None)
+
+    def before(self, behind: int) -> int | None:
+        """The other way round."""
+        return next((a for a, b in self.moves if b == behind), None)
+
+    def then(self, other: Layout) -> Layout:
+        """This one, then `other`."""
+        pairs = [(a, other.after(b)) for a, b in self.moves]
+        return Layout(tuple((a, c) for a, c in pairs if c is not None))
+
+    @property
+    def params(self) -> int:
+        """Nothing is stored."""
+        return 0
+
+    @property
+    def macs(self) -> int:
+        """Nothing is computed."""
+        return 0
+
+
+@dataclass(frozen=True, eq=False)
+class Arranged:
+    """``back(op(front(x)))``: an operator between rearrangements, which stay where they are.
+
+    Attributes:
+        op: the operator.
+        front: what comes before it.
+        back: what comes after it.
+    """
+
+    op: Conv | ConvTranspose | Scale | Stencil
+    front: Layout | None = None
+    back: Layout | None = None
+
+    @property
+    def nd(self) -> None:
+        """Axes behind the channels: not one number."""
+        return
+
+    @property
+    def params(self) -> int:
+        """Numbers the operator stores."""
+        return self.op.params
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the operator per position."""
+        return self.op.macs

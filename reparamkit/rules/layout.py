@@ -1,0 +1,178 @@
+"""core/layout: a scale per channel does not care how the other axes are arranged.
+
+Formula: for a rearrangement L that keeps the channel axis whole, ``L(s x + t) = s L(x) + t``. So a batch norm behind
+``flatten(0, 1)`` folds into the linear layer in front of it (LeViT, TinyViT), one in front of
+``flatten(2).transpose(1, 2)`` into the linear layer behind it.
+
+Conditions: the number of axes is known; the channel axis is not merged, split or recounted: for `reshape` and `view`
+the sizes up to the channels, or from the channels on, are those of the input. Only scales and shifts cross; L itself
+stays where it is, so this merges modules in place and never writes a forward anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from reparamkit.errors import Refusal
+from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Scale, Stencil
+from reparamkit.rule import Call, Compose, Context, Lift, Rule, Through
+from reparamkit.rules import scale, sequential
+from reparamkit.rules.sizes import channels_of, is_batch, is_channels, kept_from
+
+RULE = "core/layout"
+_PLAIN: dict[tuple[type, type], Callable[[Any, Any], Operator | Refusal]] = {
+    (r.outer, r.inner): r.run for r in (*scale.rules, *sequential.rules) if isinstance(r, Compose)
+}
+
+
+def _composed(outer: Any, inner: Any) -> Any:
+    run = _PLAIN.get((type(outer), type(inner)))
+    if run is None:
+        return Refusal("RK319", f"no rule composes {type(outer).__name__} with {type(inner).__name__}")
+    return run(outer, inner)
+
+
+def _moved(op: Scale, behind: int | None) -> Scale | Refusal:
+    if op.nd is not None and behind is None:
+        return Refusal("RK310", f"the axis with {op.nd} behind it is not kept by the rearrangement")
+    return op if op.nd is None else Scale(op.scale, op.shift, behind)
+
+
+def back_through(op: Scale, layout: Layout) -> Scale | Refusal:
+    """The scale in front of `layout` that is `op` behind it."""
+    return _moved(op, None if op.nd is None else layout.before(op.nd))
+
+
+def forth_through(op: Scale, layout: Layout) -> Scale | Refusal:
+    """The scale behind `layout` that is `op` in front of it."""
+    return _moved(op, None if op.nd is None else layout.after(op.nd))
+
+
+def arranged(op: Any, front: Layout | None, back: Layout | None) -> Any:
+    """`Arranged`, or what it is made of when there is nothing to arrange."""
+    if isinstance(op, Refusal) or (front is None and back is None):
+        return op
+    return Arranged(op, front, back)
+
+
+def _joined(first: Layout | None, second: Layout | None) -> Layout | None:
+    return (first or second) if first is None or second is None else first.then(second)
+
+
+def compose_arranged(outer: Any, inner: Any) -> Any:
+    """``outer(inner(x))`` where one of them rearranges; only scales cross."""
+    if isinstance(outer, Layout) and isinstance(inner, Layout):
+        return inner.then(outer)
+    a, b = _parts(outer), _parts(inner)
+    if isinstance(outer, Layout):
+        return arranged(b.op, b.front, _joined(b.back, outer))
+    between = _joined(b.back, a.front)
+    if between is None:
+        return arranged(_composed(a.op, b.op), b.front, a.back)
+    if isinstance(a.op, Scale):
+        crossed = back_through(a.op, between)
+        made = crossed if isinstance(crossed, Refusal) else _composed(crossed, b.op)
+        return arranged(made, b.front, _joined(between, a.back))
+    if isinstance(b.op, Scale):
+        crossed = forth_through(b.op, between)
+        made = crossed if isinstance(crossed, Refusal) else _composed(a.op, crossed)
+        return arranged(made, _joined(b.front, between), a.back)
+    return Refusal("RK310", "two layers with rearranged axes between them")
+
+
+def _parts(op: Any) -> Arranged:
+    if isinstance(op, Arranged):
+        return op
+    return Arranged(Scale(), front=op) if isinstance(op, Layout) else Arranged(op)
+
+
+def lift_flatten(call: Call, context: Context) -> Through | Refusal:
+    """`torch.flatten`, `Tensor.flatten`."""
+    bound = call.bind("input", start_dim=0, end_dim=-1)
+    if not call.is_input(bound["input"]):
+        return Refusal("RK331", "a flatten of something else")
+    made = flattened(context.rank, bound["start_dim"], bound["end_dim"])
+    return made if isinstance(made, Refusal) else Through(bound["input"], made)
+
+
+def flattened(rank: int | None, start: Any, end: Any) -> Layout | Refusal:
+    """The rearrangement of a flatten of these axes."""
+    if rank is None or type(start) is not int or type(end) is not int:
+        return Refusal("RK331", "a flatten of an unknown number of axes")
+    first, last = start % rank, end % rank
+    after = rank - (last - first)
+    kept = [(rank - 1 - axis, after - 1 - axis) for axis in range(first)]
+    return Layout((*kept, *((rank - 1 - axis, rank - 1 - axis) for axis in range(last + 1, rank))))
+
+
+def lift_flatten_module(module: Any, context: Context) -> Layout | Refusal:
+    """`nn.Flatten`."""
+    return flattened(context.rank, module.start_dim, module.end_dim)
+
+
+def lift_permute(call: Call, context: Context) -> Through | Refusal:
+    """`permute`, with its axes one by one or as a tuple."""
+    axes = call.args[1] if len(call.args) == 2 else call.args[1:]
+    axes = call.kwargs.get("dims", axes)
+    rank = context.rank
+    if rank is None or not isinstance(axes, (list, tuple)) or any(type(a) is not int for a in axes):
+        return Refusal("RK331", "a permutation of an unknown number of axes")
+    order = [a % rank for a in axes]
+    return Through(call.args[0], Layout(tuple((rank - 1 - a, rank - 1 - at) for at, a in enumerate(order))))
+
+
+def lift_transpose(call: Call, context: Context) -> Through | Refusal:
+    """`transpose`, `swapaxes`, `swapdims`."""
+    bound = call.bind("input", "dim0", "dim1")
+    rank, one, two = context.rank, bound["dim0"], bound["dim1"]
+    if rank is None or type(one) is not int or type(two) is not int:
+        return Refusal("RK331", "a transposition of an unknown number of axes")
+    order = list(range(rank))
+    order[one % rank], order[two % rank] = order[two % rank], order[one % rank]
+    return Through(bound["input"], Layout(tuple((rank - 1 - a, rank - 1 - at) for at, a in enumerate(order))))
+
+
+def lift_reshape(call: Call, context: Context) -> Through | Refusal:
+    """`reshape`, `view`: the sizes up to the channels, or from them on, are those of the input."""
+    value, sizes = call.args[0], call.args[1:]
+    if len(sizes) == 1 and isinstance(sizes[0], (list, tuple)):
+        sizes = tuple(sizes[0])
+    if not sizes or call.kwargs or context.rank is None:
+        return Refusal("RK331", "a reshape of an unknown number of axes")
+    moves = []
+    if is_channels(sizes[-1], value, 0):
+        moves.append((0, 0))
+    behind = context.rank - 2
+    if behind > 0 and len(sizes) > 1 and is_batch(sizes[0], value) and is_channels(sizes[1], value, behind):
+        moves.append((behind, len(sizes) - 2))
+    return Through(value, Layout(tuple(moves))) if moves else Refusal("RK331", "a reshape of the channels")
+
+
+def lift_reshape_as(call: Call, context: Context) -> Through | Refusal:
+    """`reshape_as`, `view_as` of something with the same channels: back to what it was."""
+    value, other = call.args[:2]
+    behind = kept_from(other, value)
+    if behind is None or context.rank is None or channels_of(value) is None:
+        return Refusal("RK331", "a reshape to something else")
+    here, there = behind
+    return Through(value, Layout(((here, there),)))
+
+
+rules: tuple[Rule, ...] = (
+    *(
+        Compose(RULE, outer, inner, compose_arranged)
+        for outer in (Conv, ConvTranspose, Scale, Stencil, Layout, Arranged)
+        for inner in (Conv, ConvTranspose, Scale, Stencil, Layout, Arranged)
+        if {outer, inner} & {Layout, Arranged}
+    ),
+    Lift(RULE, nn.Flatten, lift_flatten_module),
+    *(Lift(RULE, target, lift_flatten) for target in (torch.flatten, ".flatten")),
+    *(Lift(RULE, target, lift_permute) for target in (torch.permute, ".permute")),
+    *(Lift(RULE, target, lift_transpose) for target in (torch.transpose, ".transpose", ".swapaxes", ".swapdims")),
+    *(Lift(RULE, target, lift_reshape) for target in (torch.reshape, ".reshape", ".view")),
+    *(Lift(RULE, target, lift_reshape_as) for target in (".reshape_as", ".view_as")),
+)

@@ -1,0 +1,97 @@
+"""Sizes in a traced forward: which axis of which value a number is."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from reparamkit.operators import Arranged, Layout, Scale
+
+
+def channels_of(value: Any) -> int | None:
+    """Channels of a value, where the operators on the way to it tell."""
+    for step in value.chain():
+        op = None if step.term is None else step.term.op
+        op = op.op if isinstance(op, Arranged) else op
+        known = getattr(op, "out_channels", None) or getattr(op, "channels", None)
+        if known:
+            return int(known)
+    return None
+
+
+def is_channels(size: Any, value: Any, behind: int) -> bool:
+    """Whether `size` is the number of channels of `value`, which have `behind` axes behind them."""
+    channels = channels_of(value)
+    if channels is None or _behind(value) not in (behind, None):
+        return False
+    if type(size) is int:
+        return size == channels
+    found = axis_of(size)
+    if found is None:
+        return False
+    holder, axis = found
+    here = kept_from(holder, value)
+    return here is not None and holder.rank is not None and axis % holder.rank == holder.rank - 1 - here[1]
+
+
+def is_batch(size: Any, value: Any) -> bool:
+    """Whether `size` is the first axis of `value`, which no layer changes."""
+    found = axis_of(size)
+    return found is not None and found[1] == 0 and any(step is found[0] for step in value.chain())
+
+
+def axis_of(size: Any) -> tuple[Any, int] | None:
+    """The value and the axis whose size this is: of ``x.shape[1]``, ``x.size(1)``."""
+    node = getattr(size, "node", None)
+    if node is None or not size.inputs:
+        return None
+    if node.op == "call_method" and node.target == "size" and len(node.args) == 2 and type(node.args[1]) is int:
+        return size.inputs[0], node.args[1]
+    if node.target is not operator.getitem or type(node.args[1]) is not int:
+        return None
+    shape = size.inputs[0]
+    whole = getattr(shape, "node", None)
+    if whole is None or not shape.inputs:
+        return None
+    is_shape = whole.target is getattr and whole.args[1] == "shape"
+    if is_shape or (whole.op == "call_method" and whole.target == "size" and len(whole.args) == 1):
+        return shape.inputs[0], node.args[1]
+    return None
+
+
+def kept_from(other: Any, value: Any) -> tuple[int, int] | None:
+    """Axes behind the channels in `value` and in `other`, from which only scales and rearrangements lead to `value`."""
+    behind = _behind(other)
+    if behind is None:
+        return None
+    between = []
+    for step in value.chain():
+        if step is other:
+            break
+        if step.term is None or not isinstance(step.term.op, (Scale, Layout)):
+            return None
+        between.append(step.term.op)
+    else:
+        return None
+    here: int | None = behind
+    for op in reversed(between):
+        if isinstance(op, Layout) and here is not None:
+            here = op.after(here)
+    return None if here is None else (here, behind)
+
+
+def _behind(value: Any) -> int | None:
+    """Axes behind the channels of a value; `None` where nothing tells."""
+    moved: list[Layout] = []
+    for step in value.chain():
+        op = None if step.term is None else step.term.op
+        if isinstance(op, Layout):
+            moved.append(op)
+            continue
+        nd = getattr(op, "nd", None)
+        if nd is None:
+            continue
+        for layout in reversed(moved):
+            nd = None if nd is None else layout.after(nd)
+        return nd
+    return None
