@@ -156,16 +156,17 @@ class LayerMatch(_Model):
         return ", ".join(f"{key}: {value}" for key, value in given.items())
 
 
+_STEP_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "object"}]}
 _BRANCHES_SCHEMA = {
     "type": "array",
     "minItems": 1,
     "items": {
         "anyOf": [
-            {"type": "array", "minItems": 1, "items": {"type": ["string", "object"]}},
+            {"type": "array", "minItems": 1, "items": _STEP_SCHEMA},
             {
                 "type": "object",
                 "properties": {
-                    "steps": {"type": "array", "minItems": 1, "items": {"type": ["string", "object"]}},
+                    "steps": {"type": "array", "minItems": 1, "items": _STEP_SCHEMA},
                     "name": {"type": "string"},
                     "train": {"type": "boolean"},
                     "repeat": {"type": "integer", "minimum": 1},
