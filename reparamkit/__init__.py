@@ -6,7 +6,8 @@
                         refusal            regions              proof               how much
 
 `apply` turns multi-branch blocks into single-path ones; `plan` says what it would do; `verify` compares two
-models. Rules, recipes and plugins: see `reparamkit.hookspecs`.
+models; `expand` gives plain layers the branches that `apply` takes away, and `reparamkit.nn` has the blocks as
+classes. Rules, recipes and plugins: see `reparamkit.hookspecs`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from reparamkit.bench import Bench, bench
+    from reparamkit.branch import BranchOp
     from reparamkit.checkpoint import convert_state_dict, load, load_weights, save, upstream_state_dict
     from reparamkit.errors import (
         CheckpointError,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         ReparamError,
         VerificationError,
     )
+    from reparamkit.expand import Expansion, expand
     from reparamkit.export import export_onnx, export_program
     from reparamkit.hookspecs import hookimpl
     from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil, conv, stencil
@@ -46,9 +49,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Bench",
+    "BranchOp",
     "CheckpointError",
     "Conv",
     "ConvTranspose",
+    "Expansion",
     "ExportError",
     "Lift",
     "MissingExtraError",
@@ -73,6 +78,7 @@ __all__ = [
     "bench",
     "conv",
     "convert_state_dict",
+    "expand",
     "export_onnx",
     "export_program",
     "hookimpl",
@@ -93,9 +99,11 @@ _HOME = {
     name: module
     for module, names in {
         "bench": "Bench bench",
+        "branch": "BranchOp",
         "checkpoint": "convert_state_dict load load_weights save upstream_state_dict",
         "errors": "CheckpointError ExportError MissingExtraError ModelError OutputError PluginError RecipeError "
         "Refusal ReparamError VerificationError",
+        "expand": "Expansion expand",
         "export": "export_onnx export_program",
         "hookspecs": "hookimpl",
         "operators": "Conv ConvTranspose Scale Stencil conv stencil",
@@ -111,6 +119,10 @@ _HOME = {
 }
 
 
+# Modules that are used as such: reparamkit.nn.RepVGGBlock.
+_MODULES = ("nn",)
+
+
 class _Package(ModuleType):
     """`plan` and `verify` are functions here and modules below: importing the module must not hide the function."""
 
@@ -124,6 +136,8 @@ sys.modules[__name__].__class__ = _Package
 if not TYPE_CHECKING:  # a type checker would take it for a promise that every name exists
 
     def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return import_module(f"{__name__}.{name}")
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

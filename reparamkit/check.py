@@ -16,14 +16,34 @@ if TYPE_CHECKING:
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = nn.modules.batchnorm._BatchNorm
+_GATHER = (
+    "gather the full state dict (get_model_state_dict with full_state_dict=True, from torch.distributed.checkpoint"
+    ".state_dict), load it into a model that is not sharded, and convert that"
+)
+# By class name: importing torch.distributed for a model that never heard of it would cost time.
+_WRAPPERS = {
+    "DistributedDataParallel": "pass model.module, on one process",
+    "FullyShardedDataParallel": _GATHER,
+}
 
 
 def checked_model(model: object) -> None:
     """Raise `ModelError` unless `model` is a module in eval mode with weights of its own.
 
     Raises:
-        ModelError: RK601 TorchScript, RK602 exported program, RK603 not a module, RK101 training mode (lists the
-            modules), RK102 lazy parameters, RK505 meta weights.
+        ModelError: what `checked_tree` raises, and RK101 training mode (lists the modules).
+    """
+    training = [(path, module) for path, module in modules_under(checked_tree(model)) if module.training]
+    if training:
+        raise ModelError("RK101", f"{_training(training)}; call model.eval() first")
+
+
+def checked_tree(model: object) -> nn.Module:
+    """Raise `ModelError` unless `model` is a module, of any mode, with all its weights here.
+
+    Raises:
+        ModelError: RK601 TorchScript, RK602 exported program, RK603 not a module, RK605 wrapped for distributed
+            training, RK507 sharded weights, RK102 lazy parameters, RK505 meta weights.
     """
     if isinstance(model, torch.export.ExportedProgram):
         raise ModelError("RK602", "convert the module it was exported from, then export again")
@@ -31,24 +51,28 @@ def checked_model(model: object) -> None:
         raise ModelError("RK601", "convert the Python module it was made from, then script again")
     if not isinstance(model, nn.Module):
         raise ModelError("RK603", f"expected an nn.Module, got {type(model).__name__}")
-    training, lazy, meta = [], [], []
+    lazy, meta, sharded = [], [], []
     for path, module in modules_under(model):
-        if module.training:
-            training.append((path, module))
+        kind = next((c.__name__ for c in type(module).__mro__ if c.__name__ in _WRAPPERS), None)
+        if kind is not None:
+            raise ModelError("RK605", f"{path or '(root)'} is a {kind}; {_WRAPPERS[kind]}")
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is None:
                 continue
             where = joined(path, name)
             if nn.parameter.is_lazy(tensor):
                 lazy.append(where)
+            elif "DTensor" in type(tensor).__name__:
+                sharded.append(where)
             elif tensor.is_meta:
                 meta.append(where)
     if lazy:
         raise ModelError("RK102", f"{_few(lazy)}; run one batch through the model first")
     if meta:
         raise ModelError("RK505", f"{_few(meta)} on the meta device; load the weights first")
-    if training:
-        raise ModelError("RK101", f"{_training(training)}; call model.eval() first")
+    if sharded:
+        raise ModelError("RK507", f"{_few(sharded)}; {_GATHER}")
+    return model
 
 
 def _training(found: list[tuple[str, nn.Module]]) -> str:

@@ -44,6 +44,8 @@ CODES: dict[str, str] = {
     "RK330": "subclass with its own forward",
     "RK331": "operation is not affine or not known",
     "RK340": "the deploy form would cost more",
+    "RK341": "branches cannot keep what the layer computes",
+    "RK342": "branches cannot be trained through one kernel",
     # RK5xx: numbers, dtype, device
     "RK501": "merged weight overflows its dtype",
     "RK502": "weight is not finite",
@@ -56,6 +58,7 @@ CODES: dict[str, str] = {
     "RK602": "model is an exported program",
     "RK603": "argument is not an nn.Module",
     "RK604": "forward cannot be traced",
+    "RK605": "model is wrapped for distributed training",
     # RK7xx: recipes
     "RK701": "recipe is not valid YAML",
     "RK702": "unknown key",
@@ -65,7 +68,8 @@ CODES: dict[str, str] = {
     "RK706": "recipe matches nothing",
     "RK707": "expectation of the recipe is not met",
     "RK708": "recipe feature is not allowed",
-    "RK709": "unknown rule, policy or plugin",
+    "RK709": "unknown rule, policy, operation or plugin",
+    "RK710": "branch does not collapse",
     # RK8xx: plugins and rules
     "RK801": "rule is switched off",
     "RK802": "plugin could not be loaded",

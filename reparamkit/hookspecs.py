@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from reparamkit.branch import BranchOp
     from reparamkit.policy import Policy
     from reparamkit.rule import Rule
 
@@ -41,3 +42,11 @@ def reparamkit_policies() -> Iterable[Policy]:  # type: ignore[empty-body]
 @hookspec
 def reparamkit_recipes() -> Iterable[Path]:  # type: ignore[empty-body]
     """Return folders of recipe YAML files; their recipes are called ``hello:name``."""
+
+
+@hookspec
+def reparamkit_branches() -> Iterable[BranchOp]:  # type: ignore[empty-body]
+    """Return operations that recipes may put into the branches of an ``expand`` section, by their name.
+
+    An operation that no built-in rule reads needs one of `reparamkit_rules` as well: what it is in eval mode.
+    """

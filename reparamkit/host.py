@@ -10,6 +10,8 @@ from torch import nn
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.paths import below, within
+from reparamkit.standin import StandIn
+from reparamkit.survey import hooked
 from reparamkit.ways import other_way
 
 if TYPE_CHECKING:
@@ -85,8 +87,8 @@ Edit = Swap | Rewrite
 
 def host(candidate: Candidate, flow: Flow, survey: Survey) -> Edit | Refusal:
     """The edit that expresses `candidate`, or why none can."""
-    swap = _swap(candidate, flow, survey)
-    if isinstance(swap, Swap):
+    swap = _restored(candidate, flow, survey) or _swap(candidate, flow, survey)
+    if swap is not None:
         return _checked(swap.aside, flow) or other_way(candidate, flow, swap.anchor) or swap
     if candidate.arranged:
         return Refusal("RK304", "axes are rearranged in between, and not all of it is modules", candidate.target.where)
@@ -110,6 +112,34 @@ def _checked(gone: Iterable[str], flow: Flow) -> Refusal | None:
         if frame is not None and frame.traced.guarded:
             return Refusal("RK604", "the forward raises for some inputs; merging it would lose that", path)
     return None
+
+
+def _restored(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
+    """A plain layer in the place of a module that is all of the region and does nothing but stand for one."""
+    frames = _stand_ins(candidate, flow, survey)
+    if not frames:
+        return None
+    for source, front in _fronts(candidate, flow, survey):
+        for target, back in _backs(candidate, flow, survey):
+            for frame in frames:
+                aside = _outermost([*front, *back])
+                whole = frame.output is target and frame.inputs == [source]
+                if whole and not any(below(path, frame.path) for path in aside):
+                    return Swap(candidate, frame.path, aside)
+    return None
+
+
+def _stand_ins(candidate: Candidate, flow: Flow, survey: Survey) -> list[Frame]:
+    """The stand-ins around values of the region that nothing else knows of."""
+    paths = {value.path for value in candidate.values}
+    around = {path[:at] for path in paths for at, sign in enumerate(path) if sign == "."} | paths
+    frames = [flow.frames[path] for path in sorted(around - {""}) if path in flow.frames]
+    return [f for f in frames if isinstance(f.module, StandIn) and _unknown(f, survey)]
+
+
+def _unknown(frame: Frame, survey: Survey) -> bool:
+    alone = survey.names[id(frame.module)] == 1 and hooked(frame.module, frame.path) is None
+    return alone and _free_to_change(frame.path, survey)
 
 
 def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:

@@ -28,7 +28,7 @@ from reparamkit.plan import Plan, Planned, make_plan
 from reparamkit.policy import Policy
 from reparamkit.progress import watched
 from reparamkit.recipe import Recipe, load_recipe
-from reparamkit.registry import Registry, build, default_registry
+from reparamkit.registry import Registry, build_or_default
 from reparamkit.report import Report, report_of
 from reparamkit.splice import Steps, copied, splice
 from reparamkit.steps import steps_of
@@ -81,8 +81,8 @@ def plan(
         PluginError: a rule or policy does not exist, or plugins contradict each other.
     """
     checked_model(model)
-    registry = default_registry() if not plugins else build(tuple(plugins))
-    loaded = load_recipe(recipe, folders=registry.recipe_folders)
+    registry = build_or_default(plugins)
+    loaded = load_recipe(recipe, folders=registry.recipe_folders, ops=registry.branch_ops)
     registry.check_ids([*loaded.disabled_ids(), *(r for b in loaded.blocks for r in b.rule_ids() or ())])
     chosen = policy if isinstance(policy, Policy) else registry.policy(policy or loaded.policy)
     checked_example(example_inputs)

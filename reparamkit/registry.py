@@ -25,6 +25,7 @@ import pluggy
 
 import reparamkit.rules as core_rules
 from reparamkit import hookspecs
+from reparamkit.branch import BranchOp
 from reparamkit.errors import PluginError
 from reparamkit.policy import POLICIES, Policy
 from reparamkit.rule import Lift, Rule, RuleSet, Switch, grouped
@@ -51,6 +52,7 @@ class Registry:
         merge: the merge rules, grouped for dispatch.
         policies: by name.
         recipe_folders: by plugin.
+        branch_ops: operations of branches, by name.
         plugins: (name, where it comes from) in loading order.
         failures: plugins that could not be loaded.
     """
@@ -59,6 +61,7 @@ class Registry:
     merge: RuleSet
     policies: Mapping[str, Policy]
     recipe_folders: Mapping[str, tuple[Path, ...]]
+    branch_ops: Mapping[str, BranchOp]
     plugins: tuple[tuple[str, str], ...] = ()
     failures: tuple[LoadFailure, ...] = ()
     _lifts: Mapping[Any, Lift] = field(default_factory=dict)
@@ -216,6 +219,7 @@ def build(plugins: Sequence[ModuleType | object] = (), *, autoload: bool = True)
     rules = loader.collect("reparamkit_rules", _API[0])
     policies = loader.collect("reparamkit_policies", Policy)
     folders = loader.collect("reparamkit_recipes", Path)
+    branch_ops = loader.collect("reparamkit_branches", BranchOp)
     given = [f for f in loader.failures if f.distribution == "given"]
     if given:
         raise PluginError("RK802", f"{given[0].plugin}: {given[0].error}")
@@ -228,10 +232,21 @@ def build(plugins: Sequence[ModuleType | object] = (), *, autoload: bool = True)
         grouped(_resolved(declared)),
         {p.name: p for p in (*POLICIES, *(p for found in policies.values() for p in found))},
         {name: tuple(paths) for name, paths in folders.items()},
+        _by_name({name: branch_ops[name] for name in sorted(branch_ops, key=lambda n: (n != "core", n))}),
         tuple(loader.names),
         tuple(loader.failures),
         {r.target: r for r in _resolved(declared) if isinstance(r, Lift)},
     )
+
+
+def _by_name(found: Mapping[str, Sequence[BranchOp]]) -> dict[str, BranchOp]:
+    ops: dict[str, BranchOp] = {}
+    for plugin, declared in found.items():
+        for op in declared:
+            if op.name in ops:
+                raise PluginError("RK803", f"{ops[op.name].origin} and {plugin} both bring the operation {op.name!r}")
+            ops[op.name] = replace(op, origin=plugin)
+    return ops
 
 
 def _plugin_name(plugin: object) -> str:
@@ -266,3 +281,8 @@ def _resolved(rules: Sequence[Rule]) -> tuple[Rule, ...]:
 def default_registry() -> Registry:
     """The registry of the built-in rules and the installed plugins, built at its first use."""
     return build()
+
+
+def build_or_default(plugins: Sequence[ModuleType | object] | None) -> Registry:
+    """The default registry, or one with these plugins beside the installed ones."""
+    return build(tuple(plugins)) if plugins else default_registry()

@@ -10,10 +10,15 @@ from torch import nn
 
 from reparamkit.errors import RecipeError, Refusal
 from reparamkit.host import Edit
-from reparamkit.recipe import Block, Recipe
+from reparamkit.recipe import Block, Expect, Match, Recipe
+from reparamkit.standin import StandIn
 
 # Reading a layer as an operator is no merge; a recipe need not list it.
 _IMPLIED = frozenset({"core/conv", "core/linear", "core/no_op", "core/gate"})
+
+
+# A recipe that says how layers are expanded takes their branches away as well.
+_EXPANDED = Block(match=Match(structure="any"), expect=Expect(convs=1, batch_norms=0))
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ def scopes_of(recipe: Recipe, modules: Iterable[tuple[str, nn.Module]]) -> list[
     found: list[Scope] = []
     for path, module in modules:
         block = next((b for b in recipe.blocks if b.match.matches(path, module)), None)
+        if block is None and recipe.expand and isinstance(module, StandIn):
+            block = _EXPANDED
         if block is not None:
             found.append(Scope(path, block))
     used = {id(s.block) for s in found}

@@ -14,6 +14,7 @@ from reparamkit.paths import below
 from reparamkit.plan import Plan, Planned
 from reparamkit.rewritten import would_fold_again
 from reparamkit.splice import Steps
+from reparamkit.standin import settled
 from reparamkit.verify import Proven
 
 
@@ -25,7 +26,7 @@ def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
         if isinstance(edit, Swap):
             holder = made.survey.modules[edit.anchor]
             kept = _same_geometry(holder, found.module) and made.survey.names[id(holder)] == 1
-            (steps.weights if kept else steps.modules)[edit.anchor] = found.module
+            (steps.weights if kept else steps.modules)[edit.anchor] = settled(holder, found.module)
             makers = _remainder_makers(edit)
             steps.remainders.update({path: makers.get(path, names) for path, names in edit.remainders.items()})
         else:

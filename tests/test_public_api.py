@@ -17,9 +17,11 @@ import reparamkit
 PACKAGE = Path(reparamkit.__file__).parent
 PUBLIC = [
     "Bench",
+    "BranchOp",
     "CheckpointError",
     "Conv",
     "ConvTranspose",
+    "Expansion",
     "ExportError",
     "Lift",
     "MissingExtraError",
@@ -44,6 +46,7 @@ PUBLIC = [
     "bench",
     "conv",
     "convert_state_dict",
+    "expand",
     "export_onnx",
     "export_program",
     "hookimpl",

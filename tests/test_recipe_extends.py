@@ -53,14 +53,14 @@ def test_merging(tmp_path: Path) -> None:
         tmp_path,
         "base/old.yaml",
         "source: old\ndescription: old\npolicy: always\ndisable: [a, b]\n"
-        "verify: {rtol: 1e-6, enabled: false}\nexpand: [{old: 1}]\n" + block("Old"),
+        "verify: {rtol: 1e-6, enabled: false}\nexpand: [{match: {name: old}, branches: [[conv, bn]]}]\n" + block("Old"),
     )
     write(tmp_path, "base/middle.yaml", "extends: old.yaml\nsource: middle\n" + block("Middle"))
     child = write(
         tmp_path,
         "child.yaml",
         "extends: base/middle.yaml\ndescription: ~\ndisable: [c, a]\nverify: {rtol: 1e-8}\n"
-        "expand: [{new: 1}]\n" + block("New"),
+        "expand: [{match: {name: new}, branches: [[conv, bn]]}]\n" + block("New"),
     )
     recipe = load_recipe(child)
     assert [one.match.class_ for one in recipe.blocks] == ["New", "Middle", "Old"]
@@ -71,7 +71,7 @@ def test_merging(tmp_path: Path) -> None:
     assert recipe.disable == ("c", "a", "b")
     assert recipe.verify.rtol == 1e-8
     assert recipe.verify.enabled is False
-    assert recipe.expand == ({"new": 1}, {"old": 1})
+    assert [one.match.name for one in recipe.expand] == ["new", "old"]
 
 
 def test_own_file_comes_before_a_shipped_name_with_suffix(tmp_path: Path) -> None:

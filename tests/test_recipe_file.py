@@ -356,11 +356,11 @@ class TestMappings:
         ]
 
     def test_values_are_data_and_keys_are_text(self) -> None:
-        error = error_of({"version": 1, "name": print, "expand": [{"a": {1, 2}, "b": object()}], 3: 4})
+        error = error_of({"version": 1, "name": print, "expand": [{"match": {1, 2}, "branches": object()}], 3: 4})
         kind = "expected text, a number, a list or a mapping, got"
         assert sorted(heads(error)) == [
-            f"expand[0].a: {kind} set",
-            f"expand[0].b: {kind} object",
+            f"expand[0].branches: {kind} object",
+            f"expand[0].match: {kind} set",
             f"name: {kind} builtin_function_or_method",
             "recipe: expected text as a key, got int",
         ]
@@ -378,7 +378,7 @@ class TestMappings:
         assert heads(error_of(spec)) == ["version: expected a smaller number, got a very long number"]
 
     def test_the_recipe_does_not_change_with_the_mapping(self) -> None:
-        spec: dict[str, Any] = {"version": 1, "name": "x", "expand": [{"match": {"a": [1]}}]}
+        spec: dict[str, Any] = {"version": 1, "name": "x", "expand": [{"match": {}, "branches": [["conv"]]}]}
         recipe = load_recipe(spec)
-        spec["expand"][0]["match"]["a"].append(2)
-        assert recipe.expand == ({"match": {"a": [1]}},)
+        spec["expand"][0]["branches"][0].append("bn")
+        assert recipe.expand[0].branches == (["conv"],)

@@ -235,11 +235,6 @@ def test_short_rule_ids_are_core_rules() -> None:
     assert recipe.disabled_ids() == ("core/pooling", "hello/*")
 
 
-def test_expand_takes_any_mappings_for_now() -> None:
-    recipe = load_recipe("version: 1\nname: x\nexpand:\n  - match: {type: conv2d}\n    branches: [[bn], [conv: 3]]\n")
-    assert recipe.expand == ({"match": {"type": "conv2d"}, "branches": [["bn"], [{"conv": 3}]]},)
-
-
 def test_models_are_frozen_and_take_python_names() -> None:
     block = Block(match=Match(class_="A"), rules=("conv",))
     assert block == Block.model_validate({"match": {"class": "A"}, "rules": ["conv"]})

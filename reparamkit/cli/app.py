@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import reparamkit
-from reparamkit.cli import apply, bench, demo, explain, export, plan, plugins, recipes, report, rules, verify
+from reparamkit.cli import apply, bench, demo, expand, explain, export, plan, plugins, recipes, report, rules, verify
 from reparamkit.cli.screen import be_quiet, log_to_screen
 
 _EVERYWHERE = frozenset({"-v", "-vv", "--verbose", "-q", "--quiet"})
@@ -53,6 +53,7 @@ def _options(
 
 
 app.command("apply")(apply.command)
+app.command("expand")(expand.command)
 app.command("plan")(plan.command)
 app.command("bench")(bench.command)
 app.command("report")(report.command)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from reparamkit.recipe.load import load_recipe
 from reparamkit.recipe.lookup import shipped_recipes
-from reparamkit.recipe.model import Block, Expect, Match, Recipe, VerifySpec, recipe_schema
+from reparamkit.recipe.model import Block, Expand, Expect, LayerMatch, Match, Recipe, VerifySpec, recipe_schema
 
 __all__ = [
     "Block",
+    "Expand",
     "Expect",
+    "LayerMatch",
     "Match",
     "Recipe",
     "VerifySpec",

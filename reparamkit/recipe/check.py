@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from reparamkit.recipe.model import POLICY_ID, RULE_ID, Block, Expect, Match, Recipe, VerifySpec
+from reparamkit.recipe.model import (
+    POLICY_ID,
+    RULE_ID,
+    Block,
+    Expand,
+    Expect,
+    LayerMatch,
+    Match,
+    Recipe,
+    VerifySpec,
+)
 from reparamkit.recipe.problem import DataPath, Document, Problem, closest, quoted
+
+if TYPE_CHECKING:
+    from reparamkit.branch import BranchOp
+
+Ops = Mapping[str, "BranchOp"]
 
 # The model that a mapping is checked against, by the names on the way to it.
 _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
@@ -16,6 +32,8 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("blocks",): Block,
     ("blocks", "match"): Match,
     ("blocks", "expect"): Expect,
+    ("expand",): Expand,
+    ("expand", "match"): LayerMatch,
     ("verify",): VerifySpec,
 }
 _WORK = ("blocks", "expand", "extends")
@@ -36,11 +54,16 @@ _SHAPES = {
 }
 
 
-def check(document: Document) -> Recipe:
+def check(document: Document, ops: Ops | None = None) -> Recipe:
     """The document as a recipe.
 
+    Args:
+        document: of it.
+        ops: operations that its branches may use; by default the built-in ones and those of installed plugins.
+
     Raises:
-        RecipeError: RK702 unknown keys, RK704 wrong values, and what was found while reading.
+        RecipeError: RK702 unknown keys, RK704 wrong values, RK709 and RK710 branches that do not exist or that
+            cannot collapse, and what was found while reading.
     """
     problems = list(document.problems)
     try:
@@ -49,11 +72,25 @@ def check(document: Document) -> Recipe:
         details = [one for one in error.errors(include_url=False) if not _is_an_echo(one)]
         found = [_problem(detail) for detail in details]
         problems += [problem for problem in found if not _said_already(problem, document)]
+    else:
+        problems += _branch_problems(recipe, ops)
     if _is_empty(document.data):
         problems.append(Problem("RK704", "expected 'blocks' or 'expand', got neither"))
     if problems:
         raise document.error(problems)
     return recipe
+
+
+def _branch_problems(recipe: Recipe, ops: Ops | None) -> list[Problem]:
+    if not recipe.expand:
+        return []
+    # Only here: the operations build modules, and torch takes seconds to import.
+    from reparamkit.expand.read import read_section
+    from reparamkit.registry import default_registry
+
+    known = default_registry().branch_ops if ops is None else ops
+    sections = enumerate(recipe.expand)
+    return [p for i, s in sections for p in read_section(s.branches, s, known, ("expand", i, "branches"))[1]]
 
 
 def _is_an_echo(detail: ErrorDetails) -> bool:

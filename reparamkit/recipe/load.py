@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reparamkit.errors import CODES, RecipeError
-from reparamkit.recipe.check import check
+from reparamkit.recipe.check import Ops, check
 from reparamkit.recipe.file import SUFFIXES, read_bytes, read_file, read_mapping, read_text
 from reparamkit.recipe.lookup import Folders, find_in, not_found, shipped_recipes, stem
 from reparamkit.recipe.model import Recipe
@@ -28,6 +28,7 @@ def load_recipe(
     spec: str | os.PathLike[str] | Mapping[str, Any] | Recipe | None,
     *,
     folders: Folders = (),
+    ops: Ops | None = None,
 ) -> Recipe:
     """Load a recipe and what it extends.
 
@@ -36,6 +37,7 @@ def load_recipe(
             `folders` (`plugin:name` to say whose); YAML text (anything with a line break); a
             mapping; a `Recipe`.
         folders: directories of recipes that plugins bring, by plugin or in a row.
+        ops: operations that branches may use; by default the built-in ones and those of installed plugins.
 
     Returns:
         The recipe, complete: its `extends` is None.
@@ -49,7 +51,7 @@ def load_recipe(
         spec = spec.model_dump(by_alias=True, exclude_unset=True)
     if spec is None:
         return _shipped("auto")
-    return _complete(_open(spec, folders))
+    return _complete(_open(spec, folders), ops)
 
 
 @dataclass(frozen=True)
@@ -104,15 +106,15 @@ def _open_path(path: Path, label: str) -> _Source:
     return _Source(document, path.resolve().parent, str(path.resolve()))
 
 
-def _complete(source: _Source) -> Recipe:
+def _complete(source: _Source, ops: Ops | None = None) -> Recipe:
     """The recipe with everything it extends merged in, nearest first."""
-    recipe = check(source.document)
+    recipe = check(source.document, ops)
     own = name = recipe.extends
     current, seen = source, [source.identity]
     while own is not None and name is not None:
         try:
             current = _open_parent(name, current)
-            parent = check(current.document)
+            parent = check(current.document, ops)
         except _Refused as refused:
             # Further up, the reason would speak of names that only a foreign file holds.
             reason = str(refused) if len(seen) == 1 else _without_text(own, refused.code)

@@ -7,11 +7,22 @@ names classes, rules and policies; it never imports anything, so a downloaded on
 from __future__ import annotations
 
 import keyword
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from reparamkit.recipe.pattern import MAX_PATTERN, check_pattern, class_fits, fits, original_class
+
+if TYPE_CHECKING:
+    from reparamkit.expand.layer import Layer
 
 RULE_ID = r"^[a-z0-9_*-]+(/[a-z0-9_*-]+)?$"
 POLICY_ID = r"^[a-z0-9_-]+(/[a-z0-9_-]+)?$"
@@ -108,6 +119,79 @@ class Block(_Model):
         return None if self.rules is None else _full_ids(self.rules)
 
 
+PerAxis = int | Annotated[tuple[int, ...], Field(strict=False)]
+
+
+class LayerMatch(_Model):
+    """Which plain layers get branches; all the keys that are given must match."""
+
+    type: Literal["conv", "conv1d", "conv2d", "conv3d", "linear"] = Field(
+        default="conv", description="'conv' is a convolution of any rank."
+    )
+    kernel_size: PerAxis | None = Field(default=None, description="One number for every axis, or one an axis.")
+    stride: PerAxis | None = Field(default=None, description="Likewise.")
+    dilation: PerAxis | None = Field(default=None, description="Likewise.")
+    groups: Annotated[int, Field(ge=1)] | Literal["depthwise"] | None = Field(
+        default=None, description="A number, or 'depthwise': every channel is a group of its own."
+    )
+    name: Pattern | None = Field(
+        default=None, description="Glob on the module path, as in 'layer*.conv1'; 're:' is a regular expression."
+    )
+
+    def axes(self) -> tuple[int, ...]:
+        """Numbers of spatial axes of the layers meant."""
+        return {"conv": (2, 1, 3), "linear": (0,)}.get(self.type) or (int(self.type[4]),)
+
+    def fits(self, path: str, layer: Layer) -> bool:
+        """Whether the layer found under this path is meant."""
+        if layer.nd not in self.axes() or (self.name is not None and not fits(self.name, path)):
+            return False
+        if self.groups is not None and self.groups not in (layer.groups, "depthwise" if layer.depthwise else None):
+            return False
+        wanted = ((self.kernel_size, layer.kernel_size), (self.stride, layer.stride), (self.dilation, layer.dilation))
+        return all(w is None or (w if isinstance(w, tuple) else (w,) * layer.nd) == got for w, got in wanted)
+
+    def __str__(self) -> str:
+        given = self.model_dump(exclude_none=True)
+        return ", ".join(f"{key}: {value}" for key, value in given.items())
+
+
+_STEP_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+_BRANCHES_SCHEMA = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "anyOf": [
+            {"type": "array", "minItems": 1, "items": _STEP_SCHEMA},
+            {
+                "type": "object",
+                "properties": {
+                    "steps": {"type": "array", "minItems": 1, "items": _STEP_SCHEMA},
+                    "name": {"type": "string"},
+                    "train": {"type": "boolean"},
+                    "repeat": {"type": "integer", "minimum": 1},
+                },
+                "patternProperties": {"^x[1-9][0-9]*$": {"type": "array", "minItems": 1}},
+                "additionalProperties": False,
+            },
+        ]
+    },
+}
+
+
+class Expand(_Model):
+    """What one kind of plain layer becomes for training."""
+
+    match: LayerMatch
+    branches: Annotated[tuple[Any, ...], Field(strict=False, min_length=1), WithJsonSchema(_BRANCHES_SCHEMA)] = Field(
+        description="Branches that are added; each a list of operations ('reparamkit branches' lists them)."
+    )
+    init: Literal["keep", "scratch"] = Field(
+        default="keep", description="'keep' computes what the layer did; 'scratch' starts from initial numbers."
+    )
+    optional: bool = Field(default=False, description="It is no error if nothing matches.")
+
+
 class VerifySpec(_Model):
     """How each edit is proved."""
 
@@ -131,8 +215,8 @@ class Recipe(_Model):
     blocks: Annotated[tuple[Block, ...], Field(strict=False)] = Field(
         default=(), description="Which modules; the first block that matches a module has it."
     )
-    expand: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = Field(
-        default=(), description="What a plain convolution becomes for training."
+    expand: Annotated[tuple[Expand, ...], Field(strict=False)] = Field(
+        default=(), description="What plain layers become for training; the first section that matches one has it."
     )
     disable: Annotated[tuple[RuleId, ...], Field(strict=False)] = Field(
         default=(), description="Rules that are switched off, as ids or globs."

@@ -5,6 +5,8 @@ They are a plugin like any other (named "core"): handed over through the same ho
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from reparamkit.hookspecs import hookimpl
 from reparamkit.rule import Rule
 from reparamkit.rules import (
@@ -29,6 +31,9 @@ from reparamkit.rules import (
     sequential,
     unshare,
 )
+
+if TYPE_CHECKING:
+    from reparamkit.branch import BranchOp
 
 CORE: tuple[Rule, ...] = (
     *conv.rules,
@@ -58,3 +63,11 @@ CORE: tuple[Rule, ...] = (
 def reparamkit_rules() -> tuple[Rule, ...]:
     """The built-in rules."""
     return CORE
+
+
+@hookimpl
+def reparamkit_branches() -> tuple[BranchOp, ...]:
+    """The built-in operations of branches."""
+    from reparamkit.expand.ops import CORE as OPS  # only here: they are built on rules
+
+    return OPS
