@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from reparamkit.bench import Bench, bench
+    from reparamkit.block import Block
     from reparamkit.checkpoint import convert_state_dict, load, load_weights, save, upstream_state_dict
     from reparamkit.errors import (
         CheckpointError,
@@ -39,13 +40,14 @@ if TYPE_CHECKING:
     from reparamkit.policy import Policy
     from reparamkit.recipe import Recipe, load_recipe
     from reparamkit.report import Report
-    from reparamkit.rule import Lift, Split, Sum, Through, lifts
+    from reparamkit.rule import Lift, Rewritten, Split, Sum, Through, Transform, lifts
     from reparamkit.verify import verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Bench",
+    "Block",
     "CheckpointError",
     "Conv",
     "ConvTranspose",
@@ -62,11 +64,13 @@ __all__ = [
     "Refusal",
     "ReparamError",
     "Report",
+    "Rewritten",
     "Scale",
     "Split",
     "Stencil",
     "Sum",
     "Through",
+    "Transform",
     "VerificationError",
     "__version__",
     "apply",
@@ -93,6 +97,7 @@ _HOME = {
     name: module
     for module, names in {
         "bench": "Bench bench",
+        "block": "Block",
         "checkpoint": "convert_state_dict load load_weights save upstream_state_dict",
         "errors": "CheckpointError ExportError MissingExtraError ModelError OutputError PluginError RecipeError "
         "Refusal ReparamError VerificationError",
@@ -104,7 +109,7 @@ _HOME = {
         "policy": "Policy",
         "recipe": "Recipe load_recipe",
         "report": "Report",
-        "rule": "Lift Split Sum Through lifts",
+        "rule": "Lift Rewritten Split Sum Through Transform lifts",
         "verify": "verify",
     }.items()
     for name in names.split()

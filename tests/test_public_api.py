@@ -17,6 +17,7 @@ import reparamkit
 PACKAGE = Path(reparamkit.__file__).parent
 PUBLIC = [
     "Bench",
+    "Block",
     "CheckpointError",
     "Conv",
     "ConvTranspose",
@@ -33,11 +34,13 @@ PUBLIC = [
     "Refusal",
     "ReparamError",
     "Report",
+    "Rewritten",
     "Scale",
     "Split",
     "Stencil",
     "Sum",
     "Through",
+    "Transform",
     "VerificationError",
     "__version__",
     "apply",
