@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from reparamkit.ranges import Ranges
     from reparamkit.rule import Transform
 
-_SIZES = (12, 35, 64)  # positions an axis has where nothing says how many; one is odd
+# Positions an axis has beyond the widest kernel where nothing says how many: tried one after the other.
+_MORE = (4, 17, 32, 61)
 _MARGIN = 256.0  # rounding errors of the narrowest dtype inside the block that two orders of summation may differ by
 
 
@@ -84,6 +85,8 @@ def prove_block(
                 f"rules: {transform.rule} (plugin {transform.origin})",
             )
         worst = max(worst or 0.0, error_)
+        if seen is None:
+            break
     return Refusal("RK902", failure, frame.path) if worst is None else worst
 
 
@@ -113,8 +116,9 @@ def _cases(frame: Frame, ranges: Ranges, seen: Seen | None) -> Iterator[_Case]:
         yield _filled(frame, seen, positive, 1)
         yield _filled(frame, seen, positive, 2)
         return
-    for positions in _SIZES:
-        sizes = [_guess(value, positions) for value in frame.inputs if not _has_default(value, frame)]
+    widest = max((_extent(m) for m in frame.module.modules()), default=1)
+    for more in _MORE:
+        sizes = [_guess(value, widest + more) for value in frame.inputs if not _has_default(value, frame)]
         if sizes and all(sizes):
             yield _filled(frame, Seen(tuple(Shape(s) for s in sizes if s), {}, None), positive, 1)
 
@@ -135,6 +139,12 @@ def _guess(value: Value, positions: int) -> tuple[int, ...] | None:
             return (2, positions, module.in_features)
         reached += [user for user in behind.users if user not in reached]
     return None
+
+
+def _extent(module: nn.Module) -> int:
+    if not isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return 1
+    return max(d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True))
 
 
 def _filled(frame: Frame, seen: Seen, positive: dict[str, bool], batches: int) -> _Case:

@@ -97,7 +97,8 @@ class Attention(nn.Module):
         k = self.k(x).view(batch, tokens, 2, 4).transpose(1, 2)
         v = self.v(x).view(batch, tokens, 2, 8).transpose(1, 2)
         weights: Tensor = (q @ k.transpose(-1, -2)).softmax(-1)
-        return (weights @ v).transpose(1, 2).flatten(2)
+        y: Tensor = (weights @ v).transpose(1, 2).flatten(2)
+        return y
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -105,7 +106,7 @@ def test_inception_block(seed: int) -> None:
     model = randomised(nn.Sequential(Inception(), nn.ReLU(), nn.Conv2d(14, 3, 1)), seed)
     made, report = converted(model)
     assert (layers(model), layers(made)) == (7, 5)
-    assert isinstance(made[0], Inception)
+    assert type(made[0]).__name__ == "Inception"
     assert made[0].parallel.weight.shape == (9, 6, 1, 1)
     assert len(wides(report)) == 1
     x = torch.randn(2, 6, 9, 7, dtype=torch.float64)
