@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from reparamkit.bench import Bench, bench
+    from reparamkit.block import Block
     from reparamkit.branch import BranchOp
     from reparamkit.checkpoint import convert_state_dict, load, load_weights, save, upstream_state_dict
     from reparamkit.errors import (
@@ -42,13 +43,14 @@ if TYPE_CHECKING:
     from reparamkit.policy import Policy
     from reparamkit.recipe import Recipe, load_recipe
     from reparamkit.report import Report
-    from reparamkit.rule import Lift, Split, Sum, Through, lifts
+    from reparamkit.rule import Lift, Rewritten, Split, Sum, Through, Transform, lifts
     from reparamkit.verify import verify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Bench",
+    "Block",
     "BranchOp",
     "CheckpointError",
     "Conv",
@@ -67,11 +69,13 @@ __all__ = [
     "Refusal",
     "ReparamError",
     "Report",
+    "Rewritten",
     "Scale",
     "Split",
     "Stencil",
     "Sum",
     "Through",
+    "Transform",
     "VerificationError",
     "__version__",
     "apply",
@@ -100,6 +104,7 @@ _HOME = {
     for module, names in {
         "bench": "Bench bench",
         "branch": "BranchOp",
+        "block": "Block",
         "checkpoint": "convert_state_dict load load_weights save upstream_state_dict",
         "errors": "CheckpointError ExportError MissingExtraError ModelError OutputError PluginError RecipeError "
         "Refusal ReparamError VerificationError",
@@ -112,7 +117,7 @@ _HOME = {
         "policy": "Policy",
         "recipe": "Recipe load_recipe",
         "report": "Report",
-        "rule": "Lift Split Sum Through lifts",
+        "rule": "Lift Rewritten Split Sum Through Transform lifts",
         "verify": "verify",
     }.items()
     for name in names.split()

@@ -21,6 +21,7 @@ CODES: dict[str, str] = {
     "RK201": "batch norm has no running statistics",
     "RK202": "batch norm is called with training statistics",
     "RK203": "rank of the input is not known",
+    "RK204": "size of the input is not known",
     "RK205": "normalisation depends on the data",
     "RK210": "batch norm statistics are not usable",
     # RK3xx: graph, sharing, geometry
@@ -46,6 +47,7 @@ CODES: dict[str, str] = {
     "RK340": "the deploy form would cost more",
     "RK341": "branches cannot keep what the layer computes",
     "RK342": "branches cannot be trained through one kernel",
+    "RK350": "input may be negative",
     # RK5xx: numbers, dtype, device
     "RK501": "merged weight overflows its dtype",
     "RK502": "weight is not finite",

@@ -28,7 +28,7 @@ hookimpl = pluggy.HookimplMarker("reparamkit")
 
 @hookspec
 def reparamkit_rules() -> Iterable[Rule]:  # type: ignore[empty-body]
-    """Return the rules this plugin adds: `Lift`, `Compose`, `Align`, `Add`, `Concat`, `Lower` declarations.
+    """Return the rules this plugin adds: declarations, of the kinds in `reparamkit.rule`.
 
     Their ids start with the plugin's name (``hello/channel_gain``). Called once a registry.
     """

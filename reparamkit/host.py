@@ -246,7 +246,7 @@ def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refu
         where = f"{candidate.source.where} to {candidate.target.where}"
         return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
     frame = found.frame
-    refusal = _unwritable(frame) or _frozen(frame, candidate) or _lost(frame, candidate)
+    refusal = unwritable(frame) or _frozen(frame, candidate) or _lost(frame, candidate)
     refusal = refusal or _read_elsewhere(frame, candidate, flow, survey)
     return found if refusal is None else refusal
 
@@ -297,7 +297,7 @@ def _outermost(paths: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(p for p in paths if not any(below(p, other) for other in paths)))
 
 
-def _unwritable(frame: Frame) -> Refusal | None:
+def unwritable(frame: Frame) -> Refusal | None:
     """Why the forward of this module must stay as it is."""
     if type(frame.module) is nn.Sequential:
         return Refusal("RK304", "a Sequential has no forward of its own to rewrite", frame.path)

@@ -1,7 +1,7 @@
 """pipeline: the stages in order. Start reading here.
 
     trace -> lift -> merge -> decide        `plan` stops here: nothing is computed, nothing changed
-          -> lower -> verify -> splice -> report
+          -> lower -> verify -> splice -> transform -> report
 
 `plan` and `apply` share everything up to the decision. `apply` then computes and proves every replacement, and
 only when all of them are ready changes the model, or a copy of it.
@@ -33,6 +33,7 @@ from reparamkit.report import Report, report_of
 from reparamkit.splice import Steps, copied, splice
 from reparamkit.steps import steps_of
 from reparamkit.survey import observe_ranks, survey
+from reparamkit.transform import Transformed, transform
 from reparamkit.verify import Proven, Truth, prove
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
@@ -174,14 +175,24 @@ def apply(
     keys = keys_of(model)
     undo = splice(target, steps)
     _log.info("%d merges proven and made", len(proven))
+    more = Transformed()
     try:
+        more = transform(made, target, example_inputs, rtol)
+        if strict and more.refused:
+            raise RecipeError("RK707", f"strict: {len(more.refused)} refusals, the first: {more.refused[0]}")
         expectations(made, target)
         comparison = None if truth is None else truth.judge(target)
     except BaseException:
+        more.undo()
         undo()
         raise
-    report = report_of(made, proven, comparison, tuple(refused))
-    report = replace(report, key_map=key_map(keys, keys_of(target), proven), _undo=[undo] if keep_original else [])
+    report = report_of(made, proven, comparison, (*refused, *more.refused))
+    report = replace(
+        report,
+        merged=(*report.merged, *more.merged),
+        key_map=key_map(keys, keys_of(target), proven),
+        _undo=[undo, more.undo] if keep_original else [],
+    )
     return (target, report) if return_report else target
 
 

@@ -28,7 +28,7 @@ from reparamkit import hookspecs
 from reparamkit.branch import BranchOp
 from reparamkit.errors import PluginError
 from reparamkit.policy import POLICIES, Policy
-from reparamkit.rule import Lift, Rule, RuleSet, Switch, grouped
+from reparamkit.rule import Lift, Rule, RuleSet, Switch, Transform, grouped
 
 _API = (Rule.__args__, Policy, Path)
 _SAME = ("forward", "_conv_forward", "__call__")
@@ -76,6 +76,11 @@ class Registry:
     def opt_in_ids(self) -> frozenset[str]:
         """Ids of the rules that are off until a recipe names them."""
         return frozenset(r.rule for r in self.rules if getattr(r, "opt_in", False))
+
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """The transforms, by plugin and id."""
+        return tuple(r for r in self.rules if isinstance(r, Transform))
 
     def module_lift(self, cls: type) -> Lift | None:
         """The lift for modules of class `cls`: exact, or of a base whose forward it inherits."""
@@ -255,8 +260,8 @@ def _plugin_name(plugin: object) -> str:
 
 
 def _key(rule: Rule) -> tuple[Any, ...]:
-    if isinstance(rule, Switch):
-        return ("Switch", rule.rule)
+    if isinstance(rule, (Switch, Transform)):
+        return (type(rule).__name__, rule.rule)
     fields = ("target", "outer", "inner", "kind", "order")
     return (type(rule).__name__, *(getattr(rule, f) for f in fields if hasattr(rule, f)))
 

@@ -40,13 +40,14 @@ class Merged:
 
     Attributes:
         path: the module that holds the result.
-        kind: "swap" (modules exchanged) or "rewrite" (the module's forward calls `path`).
+        kind: "swap" (modules exchanged), "rewrite" (the module's forward calls `path`) or "transform" (the module at
+            `path` was written anew by a rule that is not linear algebra).
         rules: ids of the rules used.
         before: what was there.
         after: what is there now.
         params_before: numbers stored in what was there.
         params_after: numbers stored now.
-        macs_before: multiply-accumulates per position of the region's input.
+        macs_before: multiply-accumulates per position of the region's input; 0 for a transform, which does not say.
         macs_after: likewise, now.
         error: largest relative deviation in float64; `None` in a plan, or when verification is off.
         graph: what was there, operation by operation.
@@ -106,7 +107,8 @@ class Report:
         """
         if not self._undo:
             raise ModelError("RK111", "call apply(..., keep_original=True), and undo once")
-        self._undo.pop()()
+        while self._undo:
+            self._undo.pop()()
 
     @property
     def max_error(self) -> float | None:

@@ -1,6 +1,6 @@
 """Declarations: what a rule is. A plugin returns them, the host does the dispatching.
 
-A rule has an id (`plugin/name`) and is made of declarations of seven kinds; several may share one id:
+A rule has an id (`plugin/name`) and is made of declarations of eight kinds; several may share one id:
 
 | kind      | says                                                                    |
 |-----------|-------------------------------------------------------------------------|
@@ -11,6 +11,7 @@ A rule has an id (`plugin/name`) and is made of declarations of seven kinds; sev
 | `Concat`  | the stacked outputs of operators of one form are this operator          |
 | `Lower`   | an operator is this module                                              |
 | `Switch`  | something the planner may do is allowed                                 |
+| `Transform` | a whole forward is written anew, by what linear algebra cannot say    |
 
 A rule with an `opt_in` declaration is off until a recipe names it.
 
@@ -25,8 +26,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import nn
+    from torch import fx, nn
 
+    from reparamkit.block import Block
     from reparamkit.errors import Refusal
     from reparamkit.merge import Like
     from reparamkit.operators import Operator
@@ -228,7 +230,45 @@ class Switch:
     origin: str = ""
 
 
-Rule = Lift | Compose | Align | Add | Concat | Lower | Switch
+@dataclass(frozen=True, eq=False)
+class Rewritten:
+    """What a transform makes of a block.
+
+    Attributes:
+        modules: by name: one that exists below the block (dotted) is exchanged, any other is a new child.
+        graph: the graph of the block, edited; `None` when only modules are exchanged.
+        before: what was there, in a few words.
+        after: what is there now.
+    """
+
+    modules: dict[str, nn.Module]
+    graph: fx.Graph | None = None
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A block's forward is written anew. For what the algebra of operators cannot say.
+
+    Transforms run when all merges are made, each on every block in its scope, outer blocks first. What one returns is
+    compared with the block in float64 before anything is changed.
+
+    Attributes:
+        rule: id of the rule this belongs to.
+        run: ``(block) -> Rewritten``, a `Refusal`, or `None` when there is nothing for it in the block. It changes
+            neither the module nor its tensors; the graph is a copy and may be edited.
+        opt_in: off until a recipe names the rule.
+        origin: the plugin that declared it; filled in by the registry.
+    """
+
+    rule: str
+    run: Callable[[Block], Rewritten | Refusal | None]
+    opt_in: bool = True
+    origin: str = ""
+
+
+Rule = Lift | Compose | Align | Add | Concat | Lower | Switch | Transform
 
 
 def lifts(target: Any, rule: str, **options: Any) -> Callable[[Any], Lift]:

@@ -67,6 +67,12 @@ def block_of(edit: Edit, scopes: dict[str, Block]) -> Block | None:
                 (i for i, (a, b) in enumerate(zip(common, parts, strict=False)) if a != b), min(len(common), len(parts))
             )
         ]
+    return innermost(".".join(common), scopes)
+
+
+def innermost(path: str, scopes: dict[str, Block]) -> Block | None:
+    """The block of the innermost matched module that is or holds the one at `path`."""
+    common = path.split(".") if path else []
     for length in range(len(common), -1, -1):
         block = scopes.get(".".join(common[:length]))
         if block is not None:
@@ -106,3 +112,21 @@ def out_of_scope(edit: Edit, scopes: dict[str, Block], opt_in: frozenset[str] = 
         missing += sorted(r for r in used - opt_in if not any(fnmatchcase(r, a) for a in allowed))
     listed = "every rule that is not opt-in" if allowed is None else ", ".join(allowed)
     return Refusal("RK801", f"{', '.join(missing)} (the recipe allows {listed})", where) if missing else None
+
+
+def transforms_here(rule: str, opt_in: bool, path: str, scopes: dict[str, Block]) -> bool:
+    """Whether the recipe lets a transform run on the module at `path`.
+
+    Args:
+        rule: its id.
+        opt_in: whether a block must name it in full.
+        path: of the module.
+        scopes: which block of the recipe a module belongs to, by path.
+    """
+    block = innermost(path, scopes)
+    if block is None:
+        return False
+    allowed = block.rule_ids()
+    if opt_in:
+        return rule in (allowed or ())
+    return allowed is None or any(fnmatchcase(rule, a) for a in allowed)

@@ -17,6 +17,7 @@ import reparamkit
 PACKAGE = Path(reparamkit.__file__).parent
 PUBLIC = [
     "Bench",
+    "Block",
     "BranchOp",
     "CheckpointError",
     "Conv",
@@ -35,11 +36,13 @@ PUBLIC = [
     "Refusal",
     "ReparamError",
     "Report",
+    "Rewritten",
     "Scale",
     "Split",
     "Stencil",
     "Sum",
     "Through",
+    "Transform",
     "VerificationError",
     "__version__",
     "apply",
