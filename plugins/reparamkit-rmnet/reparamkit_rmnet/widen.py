@@ -85,8 +85,8 @@ def _dirac(conv: Conv, channels: int) -> Tensor:
 def _tap(conv: Conv, matrix: Tensor) -> Tensor:
     """A kernel that is `matrix` at the tap that reads the input unshifted, and zero elsewhere."""
     kernel = matrix.new_zeros(*matrix.shape, *conv.kernel_size)
-    centre: list[int] = [int(k) // 2 for k in conv.kernel_size]
-    kernel[(..., *centre)] = matrix
+    centre: Any = (..., *(int(k) // 2 for k in conv.kernel_size))
+    kernel[centre] = matrix
     return kernel
 
 
@@ -124,6 +124,6 @@ def _centred(conv: Conv) -> bool:
     """Odd kernels, padded so that the middle tap reads position ``i * stride``."""
     if conv.padding == "same":
         return all(k % 2 for k in conv.kernel_size) and all(s == 1 for s in conv.stride)
-    pads = (0,) * len(conv.kernel_size) if conv.padding == "valid" else conv.padding
+    pads: Any = (0,) * len(conv.kernel_size) if conv.padding == "valid" else conv.padding
     sides = zip(conv.kernel_size, pads, conv.dilation, strict=True)
     return all(k % 2 == 1 and 2 * int(p) == d * (k - 1) for k, p, d in sides)
