@@ -220,6 +220,8 @@ def build(plugins: Sequence[ModuleType | object] = (), *, autoload: bool = True)
         loader.entry_point(entry)
     installed = len(loader.failures)
     for plugin in plugins:
+        if loader.manager.is_registered(plugin):
+            continue  # it is installed as well
         loader.add(_plugin_name(plugin), plugin, "given")
     rules = loader.collect("reparamkit_rules", _API[0])
     policies = loader.collect("reparamkit_policies", Policy)

@@ -100,6 +100,12 @@ def test_channel_gain_folds_into_one_convolution(hello: Any, seed: int) -> None:
     assert (converted(x) - wanted).abs().max() <= 1e-9 * wanted.abs().max()
 
 
+def test_an_installed_plugin_may_also_be_given(hello: Any) -> None:
+    registry = build([hello])
+    assert [name for name, _ in registry.plugins] == ["core", "hello"]
+    assert len([rule for rule in registry.rules if rule.rule == "hello/channel_gain"]) == 1
+
+
 def test_a_broken_plugin_is_reported_and_left_out(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = site / "reparamkit_broken-1.0.dist-info"
     info.mkdir()
