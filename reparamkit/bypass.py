@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from reparamkit.trace import forward_of
+from reparamkit.parameters import forward_of
 
 _TENSORS = frozenset({"weight", "bias", "running_mean", "running_var"})
 # Of a tensor, these are the same after a fold.

@@ -8,7 +8,8 @@ from typing import Any
 from torch import fx, nn
 
 from reparamkit.errors import Refusal
-from reparamkit.trace import Forked, Traced, forward_of, signature_of
+from reparamkit.parameters import forward_of, signature_of
+from reparamkit.trace import Forked, Traced
 
 
 def bound(module: nn.Module, traced: Traced, node: fx.Node) -> dict[str, fx.Node] | None:
@@ -55,7 +56,7 @@ def with_all_ways(
     unknown = every if isinstance(every, Refusal) else None
     if loose:
         unknown = Refusal("RK604", f"what it does depends on {loose}")
-    found = () if isinstance(every, Refusal) else (every,) if isinstance(every, Traced) else every.graphs
+    found = () if isinstance(every, Refusal) else every.graphs
     if isinstance(traced, Forked):
         return Forked(None, found or traced.ways, unknown)
     others = tuple(way for way in found if str(way.graph) != str(traced.graph))

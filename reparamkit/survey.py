@@ -76,9 +76,7 @@ class Survey:
     def graphs(self, module: nn.Module) -> tuple[Traced, ...]:
         """Every way through the forward of a module that was seen."""
         traced = self.traced.get(id(module))
-        if isinstance(traced, Traced):
-            return (traced,)
-        return traced.graphs if isinstance(traced, Forked) else ()
+        return traced.graphs if isinstance(traced, (Traced, Forked)) else ()
 
     def is_leaf(self, module: nn.Module, registry: Registry) -> bool:
         """Whether the module stays whole: a rule knows it, or it is one of torch's own."""

@@ -63,7 +63,7 @@ def _original(kind: Any) -> Any:
 
 
 def _isinstance(instance: Any, kind: Any) -> bool:
-    if builtins.type(instance) is not Proxy and not builtins.isinstance(instance, Proxy):
+    if not builtins.isinstance(instance, Proxy):
         return builtins.isinstance(instance, _original(kind))
     return bool(instance.tracer.is_a(instance, _original(kind)))  # type: ignore[attr-defined]
 
@@ -181,13 +181,14 @@ class Symbols:
 _NAMES = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")
 
 
-def _steps(code: types.CodeType) -> list[dis.Instruction]:
+def instructions(code: types.CodeType) -> list[dis.Instruction]:
+    """What the code does, without what only helps the interpreter."""
     return [i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE", "PUSH_NULL")]
 
 
 def _identities(function: Any) -> list[str]:
     """Lines on which it compares by identity what might be traced: not with None, nor an attribute of self."""
-    steps = _steps(function.__code__)
+    steps = instructions(function.__code__)
     found = []
     for at, step in enumerate(steps):
         if step.opname != "IS_OP":
@@ -215,7 +216,7 @@ def _operand(steps: list[dis.Instruction], end: int) -> tuple[int, bool]:
 
 def asked_kind(frame: types.FrameType) -> Any:
     """The class that an `isinstance` which is running in `frame` asks for; `None` when it is not such a call."""
-    steps = _steps(frame.f_code)
+    steps = instructions(frame.f_code)
     at = next((i for i, step in enumerate(steps) if step.offset >= frame.f_lasti), len(steps))
     try:
         kind, start = _value(steps, at - 1, frame)

@@ -1,0 +1,197 @@
+"""tracer: what happens while a forward runs on its twin: calls become nodes, questions are put to `Forks`."""
+
+from __future__ import annotations
+
+import collections
+import types
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.proxy import Proxy, Scope, TracerBase
+
+from reparamkit.facts import makes_tensor, parts_of
+from reparamkit.forks import Forks, TooManyWays
+from reparamkit.reuse import Log
+from reparamkit.twin import (
+    FILLABLE,
+    REGISTRIES,
+    SKIPPED,
+    Children,
+    Tensors,
+    TwinProxy,
+    own,
+    recording_class,
+    root_class,
+    state_of,
+)
+from reparamkit.watch import Untraceable
+
+
+class TwinTracer(TracerBase):
+    """Records one run of a forward on a twin of its module.
+
+    Attributes:
+        constants: tensors computed from parameters, by the name of their node.
+        reads: parameters and buffers that were looked at.
+        ran: paths of children that were run on constants.
+        broken: why the trace cannot be trusted, though the forward went on.
+    """
+
+    trace_asserts = True
+
+    def __init__(self, module: nn.Module, log: Log, forks: Forks) -> None:
+        super().__init__()
+        self.module = module
+        self.graph = fx.Graph(tracer_cls=fx.Tracer)
+        self.scope, self.node_name_to_scope = Scope("", None), {}
+        self.module_stack = collections.OrderedDict()
+        self.constants: dict[str, Tensor] = {}
+        self.reads: dict[str, Tensor | None] = {}
+        self.log, self.forks = log, forks
+        self.broken = ""
+        self.ran: set[str] = set()
+        self.mode = ambient()
+        self.switches_grad = False
+        self.twins: list[Any] = []
+
+    def proxy(self, node: fx.Node) -> Proxy:
+        """What the forward sees of a node."""
+        return TwinProxy(node, self)
+
+    def stopped(self, reason: str) -> Untraceable:
+        """The exception to raise; remembered, since the forward may catch it and go on another way."""
+        self.broken = self.broken or reason
+        return Untraceable(reason)
+
+    def ask(self, question: str, options: int = 2) -> int:
+        """The answer of this run to a question about the input."""
+        try:
+            return self.forks.choose(question, options)
+        except TooManyWays as error:
+            raise self.stopped(str(error)) from error
+
+    def to_bool(self, obj: Proxy) -> bool:
+        """What ``bool(obj)`` is."""
+        return self.ask(f"{_question(obj.node)} is true") == 0
+
+    def count(self, obj: Proxy) -> int | None:
+        """How many parts an iteration over the value has."""
+        count, exact = parts_of(obj.node)
+        if count is None or exact:
+            return count
+        return count - self.ask(f"parts of {_question(obj.node)}", count)
+
+    def iter(self, obj: Any) -> Iterator[Proxy]:
+        """The parts of a value, where their number is known."""
+        count = self.count(obj)
+        if count is None:
+            raise self.stopped("iterates over a traced value of unknown length")
+        return iter([obj[index] for index in range(count)])
+
+    def kind_of(self, proxy: Proxy, otherwise: type | None = None) -> type:
+        """The class of what a proxy stands for, as far as it is a tensor."""
+        if not self._is_tensor(proxy):
+            if otherwise is not None:
+                return otherwise
+            raise self.stopped("asks for the type of its input")
+        return Tensor
+
+    def is_a(self, proxy: Proxy, kind: Any) -> bool:
+        """What ``isinstance(proxy, kind)`` is."""
+        if self._is_tensor(proxy):
+            return issubclass(Tensor, kind)
+        return kind is not Tensor and self.ask(f"{_question(proxy.node)} is a {kind}") == 0
+
+    def _is_tensor(self, proxy: Proxy) -> bool:
+        node = proxy.node
+        called = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return makes_tensor(node, called) or self.ask(f"{_question(node)} is a tensor") == 0
+
+    def has(self, proxy: Proxy, name: str) -> bool:
+        """What ``hasattr(proxy, name)`` is."""
+        if name in _TENSOR_ATTRIBUTES:
+            return True
+        if name.startswith("__") or makes_tensor(proxy.node, None):
+            return False
+        return self.ask(f"{_question(proxy.node)} has {name}") == 0
+
+    def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
+        """A new node; the modes it is made under are watched."""
+        grad, autocast = ambient()
+        if autocast != self.mode[1]:
+            raise Untraceable("enters an autocast context")
+        self.switches_grad |= grad != self.mode[0]
+        return super().create_node(kind, *args, **kwargs)
+
+    def create_arg(self, a: Any) -> Any:
+        """An argument of a node: real tensors by name, no modules."""
+        if isinstance(a, Tensor):
+            return self.create_node("get_attr", self._name(a), (), {})
+        if isinstance(a, nn.Module):
+            raise Untraceable(f"passes a module ({type(a).__name__}) as an argument")
+        return super().create_arg(a)
+
+    def _name(self, tensor: Tensor) -> str:
+        """The parameter's own name, or that of a new constant."""
+        for name, read in (*self.reads.items(), *self.constants.items()):
+            if read is tensor:
+                return name
+        name = f"_constant_{len(self.constants)}"
+        self.constants[name] = tensor
+        return name
+
+    def twin(self, module: nn.Module, path: str) -> nn.Module:
+        """The twin of `module`, itself to be run when it is the root, else recorded."""
+        root = path == ""
+        cls = root_class(type(module)) if root else recording_class(type(module))
+        copy: nn.Module = object.__new__(cls)
+        state = dict(module.__dict__)
+        for name, value in module.__dict__.items():
+            if type(value) in FILLABLE and name not in SKIPPED and not name.endswith("_hooks"):
+                state[name] = own(value)
+        prefix = "" if root else f"{path}."
+        note = partial(self.log.note, path)
+        state.update({k: Tensors(module.__dict__[k], prefix, self.reads, note) for k in REGISTRIES})
+        state["_modules"] = Children(
+            module.__dict__["_modules"], lambda name, child: self.twin(child, prefix + name), note
+        )
+        if "__getattribute__" not in vars(cls):
+            self.log.comparable = False
+        state["_twin_log"], state["_twin_path"] = self.log, path
+        forward = state.pop("forward", None)
+        if root:
+            state.pop("training", None)
+        else:
+            state["_twin_tracer"] = self
+        if forward is not None and root:
+            state["forward"] = types.MethodType(getattr(forward, "__func__", forward), copy)
+        state_of(copy).update(state)
+        self.twins.append(copy)
+        return copy
+
+
+def ambient() -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """Gradient modes, which change no number, and autocast modes, which do."""
+    return (
+        (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
+    )
+
+
+_TENSOR_ATTRIBUTES = frozenset(dir(Tensor))
+
+
+def _question(node: fx.Node) -> str:
+    """A name for what a node computes from shapes: the same for the same computation."""
+    plain = node.op == "call_method" and node.target in ("size", "dim")
+    if node.op == "call_function":
+        home = getattr(node.target, "__module__", "")
+        plain = node.target is getattr or home in ("_operator", "math", "builtins")
+    if not plain:
+        return node.name
+    parts = [_question(a) if isinstance(a, fx.Node) else str(a) for a in node.args]
+    name = getattr(node.target, "__name__", node.target)
+    return f"{name}({', '.join(parts)})"
