@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import nn
 
+from reparamkit.checkpoint import load_weights
 from reparamkit.errors import ReparamError
 
 FORMS = "timm:NAME, torchvision:NAME, ultralytics:CFG, hf:CONFIG.json or package.module:callable"
@@ -32,17 +33,19 @@ class ModelSourceError(ReparamError):
     """There is no such model, or making it failed."""
 
 
-def load_model(spec: str) -> nn.Module:
+def load_model(spec: str, weights: Path | None = None) -> nn.Module:
     """The model that `spec` names, in eval mode.
 
     Args:
         spec: one of the forms above.
+        weights: a checkpoint to load into it.
 
     Returns:
         The model, as its maker made it but for the mode.
 
     Raises:
         ModelSourceError: the spec has none of the forms, what it names does not exist, or its maker failed.
+        CheckpointError: RK910 the checkpoint cannot be read, RK911 it is not one of this model.
     """
     prefix, colon, name = spec.partition(":")
     if not colon or not prefix or not name:
@@ -59,6 +62,8 @@ def load_model(spec: str) -> nn.Module:
         raise ModelSourceError("RK920", f"model {spec!r}: {_reason(prefix, error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelSourceError("RK920", f"model {spec!r} is a {type(model).__name__}, not an nn.Module")
+    if weights is not None:
+        load_weights(model, weights)
     return model.eval()
 
 

@@ -38,14 +38,12 @@ def command(
 ) -> None:
     """Convert a model: multi-branch blocks become single-path ones, proven in float64."""
     with exit_codes():
-        from reparamkit.checkpoint import checked_output, load_weights, save
+        from reparamkit.checkpoint import checked_output, save
         from reparamkit.model_source import load_model
 
         if output is not None:
             checked_output(output, _named(recipe, policy), force=force)
-        loaded = load_model(model)
-        if weights is not None:
-            load_weights(loaded, weights)
+        loaded = load_model(model, weights)
         with progress():
             converted, report = reparamkit.apply(
                 loaded, recipe, inplace=True, policy=policy, verify=verify, return_report=True

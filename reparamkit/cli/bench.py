@@ -46,9 +46,7 @@ def command(
 
         if plot is not None:
             checked_target(plot, force=force, suffix=".svg")
-        original = load_model(model)
-        if weights is not None:
-            reparamkit.load_weights(original, weights)
+        original = load_model(model, weights)
         with progress():
             deploy = reparamkit.apply(original, recipe, policy=policy)
             found = bench(

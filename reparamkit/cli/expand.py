@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 import reparamkit
-from reparamkit.cli.options import JsonOption, ModelOption
+from reparamkit.cli.options import ForceOption, JsonOption, ModelOption
 from reparamkit.cli.outcome import Exit, exit_codes
 from reparamkit.cli.screen import complain, say
 
@@ -30,19 +30,17 @@ def command(
         bool, typer.Option("--scratch", help="Start from initial numbers, not from the model's.")
     ] = False,
     as_json: JsonOption = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output file.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Expand a plain model: its layers get the branches of a recipe; `apply` takes them away again."""
     with exit_codes():
-        from reparamkit.checkpoint import checked_output, load_weights
+        from reparamkit.checkpoint import checked_output
         from reparamkit.checkpoint.file import write
         from reparamkit.model_source import load_model
 
         if output is not None:
             checked_output(output, None, force=force)
-        loaded = load_model(model)
-        if weights is not None:
-            load_weights(loaded, weights)
+        loaded = load_model(model, weights)
         init: Literal["scratch"] | None = "scratch" if scratch else None
         expanded, report = reparamkit.expand(loaded, recipe, inplace=True, init=init, return_report=True)
         if as_json:

@@ -49,9 +49,7 @@ def command(
         from reparamkit.output import checked_target
 
         checked_target(output, force=force, suffix="" if output.suffix == ".pt2" else ".onnx")
-        original = load_model(model)
-        if weights is not None:
-            reparamkit.load_weights(original, weights)
+        original = load_model(model, weights)
         with progress():
             deploy = reparamkit.apply(original, recipe, policy=policy)
         x = example_input(original, shape)

@@ -43,9 +43,7 @@ def command(
         from reparamkit.output import checked_target, write_text
 
         checked_target(output, force=force, suffix=".html")
-        original = load_model(model)
-        if weights is not None:
-            reparamkit.load_weights(original, weights)
+        original = load_model(model, weights)
         x = example_input(original, shape) if run else None
         with progress():
             deploy, report = reparamkit.apply(original, recipe, policy=policy, example_inputs=x, return_report=True)

@@ -38,9 +38,7 @@ def command(
         from reparamkit.model_source import load_model
         from reparamkit.progress import watched
 
-        original = load_model(model)
-        if weights is not None:
-            reparamkit.load_weights(original, weights)
+        original = load_model(model, weights)
         converted = reparamkit.load(original, deploy, recipe=recipe)
         with progress():
             compared = [
