@@ -19,6 +19,7 @@ from reparamkit.lower import realizable
 from reparamkit.operators import Arranged, Layout, Scale
 from reparamkit.region import region
 from reparamkit.rules import conv_bn
+from reparamkit.rules.sizes import channels_of
 
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Value
@@ -201,23 +202,14 @@ def _is_free(value: Value) -> bool:
 
 def _own_cost(value: Value) -> Cost:
     """The cost of the node itself as the model has it today."""
+    channels = channels_of(value) or 1
     if value.parts:
         adds = max(1, len(value.parts) - 1)
-        return Cost(traffic=_channels(value) * value.density * adds, ops=adds)
+        return Cost(traffic=channels * value.density * adds, ops=adds)
     if value.term is None or value.stays or _is_free(value):
         return Cost()
-    cost = cost_of(value.term.op, value.density, _channels(value))
+    cost = cost_of(value.term.op, value.density, channels)
     if value.module is None:
-        statistics = 2 * _channels(value) if conv_bn.RULE in value.term.rules else 0
+        statistics = 2 * channels if conv_bn.RULE in value.term.rules else 0
         return cost + Cost(ops=int(value.generated), buffers=statistics)
     return replace(cost, buffers=sum(t.numel() for t in value.module.buffers() if t.is_floating_point()))
-
-
-def _channels(value: Value) -> int:
-    """Channels of a value, as far as an operator on its chain tells."""
-    for step in value.chain():
-        op = step.term.op if step.term is not None else None
-        channels = getattr(op, "out_channels", None) or getattr(op, "channels", None)
-        if channels:
-            return int(channels)
-    return 1

@@ -1,9 +1,11 @@
-"""observe: the sizes of what every module is called with, from one run of a copy of the model."""
+"""observe: what every module is called with, from one run of a copy of the model."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,9 @@ from torch.utils import _pytree as pytree
 from reparamkit.arguments import arguments
 from reparamkit.block import Seen, Shape
 from reparamkit.trace import modules_under
+
+if TYPE_CHECKING:
+    from reparamkit.survey import Survey
 
 
 def observe(model: nn.Module, example_inputs: Any) -> dict[str, Seen | None]:
@@ -24,23 +29,48 @@ def observe(model: nn.Module, example_inputs: Any) -> dict[str, Seen | None]:
     Returns:
         For each module that was called, by path, what it was called with; `None` when two calls differ.
     """
-    twin = copy.deepcopy(model)
     found: dict[str, Seen | None] = {}
-    for path, module in modules_under(twin):
-        module.register_forward_hook(_noting(found, path), with_kwargs=True)
-    args, kwargs = arguments(example_inputs)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        twin(*args, **kwargs)
-    return found
 
-
-def _noting(found: dict[str, Seen | None], path: str) -> Any:
-    def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def note(path: str, args: Any, kwargs: Any, output: Any) -> None:
         seen = Seen(*pytree.tree_map(_shape, (args, kwargs, output)))
         known = found.get(path, seen)
         found[path] = seen if known is not None and _sizes(known) == _sizes(seen) else None
 
-    return note
+    _run_copy(model, example_inputs, note)
+    return found
+
+
+def observe_ranks(found: Survey, model: nn.Module, example_inputs: Any) -> None:
+    """Run a copy of `model` once and note how many axes the inputs and outputs of each module have.
+
+    Args:
+        found: the survey to add to.
+        model: the model, in eval mode; not touched.
+        example_inputs: as for `apply`.
+    """
+
+    def note(path: str, args: Any, kwargs: Any, output: Any) -> None:
+        ranks = tuple(a.ndim if isinstance(a, Tensor) else None for a in args)
+        out = output.ndim if isinstance(output, Tensor) else None
+        if path in found.ranks_in and (found.ranks_in[path], found.ranks_out[path]) != (ranks, out):
+            ranks, out = (), None
+        found.ranks_in[path], found.ranks_out[path] = ranks, out
+
+    _run_copy(model, example_inputs, note)
+
+
+def _run_copy(model: nn.Module, example_inputs: Any, note: Callable[[str, Any, Any, Any], None]) -> None:
+    """Run a copy of `model` once; `note` gets the path, arguments and output of every call."""
+    twin = copy.deepcopy(model)
+    for path, module in modules_under(twin):
+        module.register_forward_hook(partial(_called, note, path), with_kwargs=True)
+    args, kwargs = arguments(example_inputs)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        twin(*args, **kwargs)
+
+
+def _called(note: Callable[..., None], path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    note(path, args, kwargs, output)
 
 
 def _shape(x: Any) -> Any:

@@ -24,6 +24,7 @@ from reparamkit.check import checked_example, checked_model, expectations
 from reparamkit.errors import RecipeError, Refusal
 from reparamkit.host import Rewrite
 from reparamkit.keymap import key_map, keys_of
+from reparamkit.observe import observe_ranks
 from reparamkit.plan import Plan, Planned, make_plan
 from reparamkit.policy import Policy
 from reparamkit.progress import watched
@@ -32,7 +33,7 @@ from reparamkit.registry import Registry, build_or_default
 from reparamkit.report import Report, report_of
 from reparamkit.splice import Steps, copied, splice
 from reparamkit.steps import steps_of
-from reparamkit.survey import observe_ranks, survey
+from reparamkit.survey import survey
 from reparamkit.transform import Transformed, transform
 from reparamkit.verify import Proven, Truth, prove
 
@@ -172,7 +173,7 @@ def apply(
             "RK707", f"strict: {len(refused) + len(made.refusals)} refusals, the first: {(*refused, *made.refusals)[0]}"
         )
     target = model if inplace else copied(model, Steps() if keep_original else steps)
-    keys = keys_of(model)
+    keys = keys_of(model) if return_report else ()
     undo = splice(target, steps)
     _log.info("%d merges proven and made", len(proven))
     more = Transformed()
@@ -186,6 +187,8 @@ def apply(
         more.undo()
         undo()
         raise
+    if not return_report:
+        return target
     report = report_of(made, proven, comparison, (*refused, *more.refused))
     report = replace(
         report,
@@ -193,7 +196,7 @@ def apply(
         key_map=key_map(keys, keys_of(target), proven),
         _undo=[undo, more.undo] if keep_original else [],
     )
-    return (target, report) if return_report else target
+    return target, report
 
 
 def _tolerance(recipe: Recipe, verify: bool | float) -> float | None:

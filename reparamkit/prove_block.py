@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from reparamkit.block import Seen, Shape
 from reparamkit.errors import Refusal, VerificationError
 from reparamkit.splice import Steps, splice
-from reparamkit.survey import _HOOKS
+from reparamkit.survey import HOOKS
 from reparamkit.verify import largest_gap
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def prove_block(
 def _bare(module: nn.Module) -> nn.Module:
     """`module` without the hooks of its user, which are not to see a proof."""
     for inner in module.modules():
-        for name in _HOOKS:
+        for name in HOOKS:
             hooks = inner.__dict__.get(name)
             if hooks and "state_dict" not in name:
                 inner.__dict__[name] = type(hooks)()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from reparamkit.arguments import arguments
 from reparamkit.bypass import bypassed
 from reparamkit.calls import with_all_ways
 from reparamkit.errors import ModelError, Refusal
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
     from reparamkit.registry import Registry
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-_HOOKS = (
+HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
     "_backward_hooks",
@@ -95,7 +92,7 @@ def _only_holds(module: nn.Module) -> bool:
 
 def hooked(module: nn.Module, path: str) -> Refusal | None:
     """A refusal when anything observes the module."""
-    for name in _HOOKS:
+    for name in HOOKS:
         hooks = module.__dict__.get(name)
         for hook in hooks.values() if hooks else ():
             kind = type(hook).__name__
@@ -222,33 +219,3 @@ def _count(found: Survey, path: str, module: nn.Module) -> None:
             if read is not None:
                 found.touched.setdefault(id(read), set()).add(path)
     found.calls += most
-
-
-def observe_ranks(found: Survey, model: nn.Module, example_inputs: Any) -> None:
-    """Run `model` once and note how many axes the inputs and outputs of each module have.
-
-    Args:
-        found: the survey to add to.
-        model: the model, in eval mode; a copy of it is run.
-        example_inputs: as for `apply`.
-    """
-    twin = copy.deepcopy(model)
-    handles = [
-        module.register_forward_hook(_noting(found, path), with_kwargs=True) for path, module in modules_under(twin)
-    ]
-    args, kwargs = arguments(example_inputs)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        twin(*args, **kwargs)
-    for handle in handles:
-        handle.remove()
-
-
-def _noting(found: Survey, path: str) -> Any:
-    def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        ranks = tuple(a.ndim if isinstance(a, Tensor) else None for a in args)
-        out = output.ndim if isinstance(output, Tensor) else None
-        if path in found.ranks_in and (found.ranks_in[path], found.ranks_out[path]) != (ranks, out):
-            ranks, out = (), None
-        found.ranks_in[path], found.ranks_out[path] = ranks, out
-
-    return note
