@@ -10,39 +10,13 @@ from torch import Tensor, nn
 
 import reparamkit
 from reparamkit import Report
+from reparamkit.testing import randomize
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 RTOL = 1e-9
 IMAGES = ((1, 4, 7, 7), (2, 4, 8, 5), (2, 4, 6, 9))
 Shape = tuple[int, ...]
-
-
-def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random statistics, scales of both signs and shifts in every normalisation, random weights elsewhere; eval mode.
-
-    A fresh batch norm is nearly the identity: a fold that forgets it would pass every comparison.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def fill(tensor: Any, low: float, high: float) -> None:
-        if isinstance(tensor, Tensor):
-            drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) * (high - low) + low
-            tensor.copy_(drawn)
-
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(getattr(module, "running_var", None), Tensor):
-                fill(module.running_mean, -1, 1)
-                fill(module.running_var, 0.5, 1.5)
-                fill(module.weight, 0.5, 1.5)
-                fill(module.bias, -1, 1)
-                if isinstance(module.weight, Tensor):
-                    module.weight[::2] *= -1
-                continue
-            for parameter in module.parameters(recurse=False):
-                fill(parameter, -0.5, 0.5)
-    return model.eval()
 
 
 def counts(model: nn.Module) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import reparamkit
+from reparamkit.testing import randomize
 
 RECIPE = "parallel:parallel"
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -24,13 +25,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def randomised(model: nn.Module, seed: int = 0) -> Any:
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None and tensor.is_floating_point():
-                drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-                tensor.copy_(drawn.abs() + 0.5 if name == "running_var" else drawn)
-    return model.double().eval()
+    return randomize(model, seed).double()
 
 
 def converted(model: nn.Module, **options: Any) -> tuple[Any, reparamkit.Report]:

@@ -12,6 +12,7 @@ from reparamkit_repmlp import FixedSizeConv
 from torch import Tensor, nn
 
 import reparamkit
+from reparamkit.testing import randomize
 
 ANYWHERE = {
     "version": 1,
@@ -28,13 +29,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def randomised(model: nn.Module, seed: int = 0) -> Any:
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None and tensor.is_floating_point():
-                drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-                tensor.copy_(drawn.abs() + 0.5 if name == "running_var" else drawn)
-    return model.double().eval()
+    return randomize(model, seed).double()
 
 
 def converted(model: nn.Module, x: Tensor | None, recipe: Any = ANYWHERE) -> tuple[Any, list[str], set[str]]:
