@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from reparamkit.merge import Algebra, Term
     from reparamkit.policy import Policy
 
+_Key = tuple["Value", "Value"]
 _REACH = 24  # how many operators of a chain one candidate may span; each value looks this far back
 
 
@@ -57,8 +58,10 @@ class Candidate:
         return any(value.stays for value in self.values)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Best:
+    """The cheapest way to have a value, as far as is known."""
+
     cost: Cost
     regions: tuple[Candidate, ...] = ()
 
@@ -70,7 +73,8 @@ class Chooser:
     Attributes:
         algebra: composes operators.
         policy: the policy.
-        feasible: a last word on each candidate: a `Refusal` when no edit of the model can express it.
+        feasible: a last word on each candidate: a `Refusal` when no edit of the model can express it. It is the
+            dearest question, so it is asked about the cheapest way only; when it says no, the next one is found.
         refusals: what was refused on the way, one for each value.
     """
 
@@ -78,7 +82,11 @@ class Chooser:
     policy: Policy
     feasible: Callable[[Candidate], Refusal | None]
     refusals: dict[Value, Refusal] = field(default_factory=dict)
-    _memo: dict[tuple[Value, Value], _Best] = field(default_factory=dict)
+    _memo: dict[_Key, _Best] = field(default_factory=dict)
+    _found: dict[_Key, list[Candidate]] = field(default_factory=dict)
+    _asked: dict[Candidate, bool] = field(default_factory=dict)
+    _used_by: dict[Candidate, list[_Key]] = field(default_factory=dict)
+    _costs: dict[Value, Cost] = field(default_factory=dict)
 
     def choose(self, flow: Flow) -> list[Candidate]:
         """The chosen regions, in order of execution; no two overlap."""
@@ -90,8 +98,7 @@ class Chooser:
                 live.add(value)
             if value not in live or value in taken or (value.term is None and not value.parts):
                 continue
-            origin = self._origin(value)
-            for best in self._best(value, origin).regions:
+            for best in self._feasible_regions(value, self._origin(value)):
                 if not taken.intersection(best.values):
                     chosen[best.target] = best
                     taken.update(best.values)
@@ -101,31 +108,53 @@ class Chooser:
         """The far end of the chain: the first value upstream that is opaque."""
         return list(value.chain())[-1]
 
+    def _feasible_regions(self, value: Value, origin: Value) -> tuple[Candidate, ...]:
+        """The regions of the cheapest way in which every region can be made."""
+        while True:
+            regions = self._best(value, origin).regions
+            impossible = [candidate for candidate in regions if not self._can_be_made(candidate)]
+            if not impossible:
+                return regions
+            for candidate in impossible:
+                for key in self._used_by.pop(candidate):
+                    self._memo.pop(key, None)
+
+    def _can_be_made(self, candidate: Candidate) -> bool:
+        if candidate not in self._asked:
+            refusal = self.feasible(candidate)
+            self._asked[candidate] = refusal is None
+            if refusal is not None:
+                self.refusals.setdefault(candidate.target, refusal)
+        return self._asked[candidate]
+
     def _best(self, value: Value, origin: Value) -> _Best:
         """The cheapest way to have `value` when `origin`, a value of its chain, is there."""
         if value is origin or (value.term is None and not value.parts):
             return _Best(Cost())
         key = (value, origin)
-        if key in self._memo:
-            return self._memo[key]
+        known = self._memo.get(key)
+        if known is not None:
+            return known
         best = self._kept(value, origin)
         for candidate in self._candidates(value, origin):
             rest = self._best(candidate.source, origin)
             cost = candidate.after + rest.cost
             if self.policy.score(cost) >= self.policy.score(best.cost) - 1e-9:
                 continue
-            refusal = self._refused(candidate)
+            refusal = self._too_dear(candidate)
             if refusal is None:
                 best = _Best(cost, (*rest.regions, candidate))
             else:
                 self.refusals.setdefault(value, refusal)
         self._memo[key] = best
+        for candidate in best.regions:
+            self._used_by.setdefault(candidate, []).append(key)
         return best
 
     def _kept(self, value: Value, origin: Value) -> _Best:
         """The node as it is, its inputs cut the best way."""
         meet = value.source
-        cost = _own_cost(value)
+        cost = self._own_cost(value)
         regions: list[Candidate] = []
         for part in value.parts:
             best = self._best(part, meet if meet is not None else self._origin(part))
@@ -138,6 +167,12 @@ class Chooser:
         return _Best(cost, tuple(dict.fromkeys(regions)))
 
     def _candidates(self, value: Value, origin: Value) -> list[Candidate]:
+        """The regions that end with `value` and start behind `origin`, without those that turned out impossible."""
+        if (value, origin) not in self._found:
+            self._found[value, origin] = self._all_candidates(value, origin)
+        return [candidate for candidate in self._found[value, origin] if self._asked.get(candidate, True)]
+
+    def _all_candidates(self, value: Value, origin: Value) -> list[Candidate]:
         found: list[Candidate] = []
         if value is origin or value.source is None or value.term is None:
             return found
@@ -178,21 +213,26 @@ class Chooser:
             return None if made.code == "RK319" else made
         before = Cost()
         for v in values:
-            before += _own_cost(v)
+            before += self._own_cost(v)
         front = term.op.front if isinstance(term.op, Arranged) else None
         behind = None if front is None else front.before(made.op.nd or 0)
         return Candidate(source, value, values, made, before, cost_of(made.op, value.density), behind)
 
-    def _refused(self, candidate: Candidate) -> Refusal | None:
+    def _too_dear(self, candidate: Candidate) -> Refusal | None:
         before, after = candidate.before, candidate.after
-        if not self.policy.allows(before, after):
-            return Refusal(
-                "RK340",
-                f"MACs per position {before.macs:g} -> {after.macs:g}, parameters {before.params:g} -> "
-                f"{after.params:g} (policy {self.policy.name})",
-                candidate.target.where,
-            )
-        return self.feasible(candidate)
+        if self.policy.allows(before, after):
+            return None
+        return Refusal(
+            "RK340",
+            f"MACs per position {before.macs:g} -> {after.macs:g}, parameters {before.params:g} -> "
+            f"{after.params:g} (policy {self.policy.name})",
+            candidate.target.where,
+        )
+
+    def _own_cost(self, value: Value) -> Cost:
+        if value not in self._costs:
+            self._costs[value] = _own_cost(value)
+        return self._costs[value]
 
 
 def _is_free(value: Value) -> bool:

@@ -139,7 +139,7 @@ def _stand_ins(candidate: Candidate, flow: Flow, survey: Survey) -> list[Frame]:
 
 def _unknown(frame: Frame, survey: Survey) -> bool:
     alone = survey.names[id(frame.module)] == 1 and hooked(frame.module, frame.path) is None
-    return alone and _free_to_change(frame.path, survey)
+    return alone and not survey.is_read_from_outside(frame.path)
 
 
 def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
@@ -155,7 +155,7 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
             continue
         unit = _unit(value, candidate, flow)
         if unit is not None:
-            if not _free_to_change(unit, survey):
+            if survey.is_read_from_outside(unit):
                 return None
             aside.append(unit)
             if value.module is not None and unit == value.module_path:
@@ -185,12 +185,6 @@ def _weight(value: Value) -> int:
     return op.params if isinstance(op, (Conv, ConvTranspose)) else 0
 
 
-def _free_to_change(path: str, survey: Survey) -> bool:
-    """Whether no code outside the module reads its tensors or those of a module inside it."""
-    readers = {r for m in survey.modules[path].modules() for r in survey.touched.get(id(m), ())}
-    return all(reader == path or below(reader, path) for reader in readers)
-
-
 def _unit(value: Value, candidate: Candidate, flow: Flow) -> str | None:
     """The module that computes `value` and nothing outside the region."""
     if value.module_path is not None:
@@ -211,7 +205,7 @@ def _lies_inside(frame: Frame, inside: set[Value], flow: Flow) -> bool:
 def _remainder(value: Value, candidate: Candidate, flow: Flow, survey: Survey) -> tuple[str, tuple[str, ...]] | None:
     """The module that begins with `value` and goes on with a chain of its children, and with nothing else."""
     frame = flow.frames[value.path]
-    if value is not candidate.target or frame.path == flow.path or not _free_to_change(frame.path, survey):
+    if value is not candidate.target or frame.path == flow.path or survey.is_read_from_outside(frame.path):
         return None
     chain = _children_after(frame.nodes_of(value)[-1], frame)
     if chain is None or len(frame.inputs) != 1:
@@ -274,7 +268,7 @@ def _fronts(candidate: Candidate, flow: Flow, survey: Survey) -> Iterator[tuple[
         if len(readers) != 1 or readers[0].parts or readers[0] is candidate.target:
             return
         unit = _unit(readers[0], candidate, flow)
-        if unit is None or not _free_to_change(unit, survey):
+        if unit is None or survey.is_read_from_outside(unit):
             return
         aside.append(unit)
         source = readers[0]
@@ -286,7 +280,7 @@ def _backs(candidate: Candidate, flow: Flow, survey: Survey) -> Iterator[tuple[V
     while True:
         yield target, list(aside)
         unit = None if target.parts or target.source is None else _unit(target, candidate, flow)
-        if unit is None or not _free_to_change(unit, survey) or target.source not in candidate.values:
+        if unit is None or survey.is_read_from_outside(unit) or target.source not in candidate.values:
             return
         aside.append(unit)
         assert target.source is not None

@@ -24,11 +24,16 @@ def name_and_write(plan: Plan, scopes: dict[str, Block]) -> None:
     for planned in plan.edits:
         if isinstance(planned.edit, Rewrite):
             groups.setdefault(planned.edit.path, []).append(planned)
+    named: dict[Planned, Planned | None] = {}
     for path, group in groups.items():
-        emitted = _emit(plan, path, group, scopes)
-        if isinstance(emitted, Refusal):
-            plan.refusals.append(emitted.at(path))
-            plan.edits = [p for p in plan.edits if p not in group]
+        names = _emit(plan, path, group, scopes)
+        if isinstance(names, Refusal):
+            plan.refusals.append(names.at(path))
+            named |= dict.fromkeys(group)
+        else:
+            named |= {planned: replace(planned, name=name) for planned, name in zip(group, names, strict=True)}
+    edits = [named.get(planned, planned) for planned in plan.edits]
+    plan.edits = [planned for planned in edits if planned is not None]
     gone = removed_by(plan.rewrites)
     # What goes with a block needs no edit of its own: only layers whose result nobody reads are left to go like that.
     plan.edits = [p for p in plan.edits if not within(p.edit.path, gone)]
@@ -44,14 +49,14 @@ def _remembered(plan: Plan, frame: Frame, merged: Sequence[Merge]) -> Emitted | 
     return plan.written[key]
 
 
-def _emit(plan: Plan, path: str, group: Sequence[Planned], scopes: dict[str, Block]) -> Emitted | Refusal:
+def _emit(plan: Plan, path: str, group: Sequence[Planned], scopes: dict[str, Block]) -> list[str] | Refusal:
     frame = group[0].edit.frame  # type: ignore[union-attr]
     block = scopes.get(path)
     wanted = block.into if block is not None and block.into else "reparam"
     gone: tuple[str, ...] = ()
     if not is_free(frame.module, wanted):
         # The name may belong to a branch that is about to go (UniRepLKNet merges into the large kernel itself).
-        trial = emit(frame, _merges(group, [f"_merged_{i}" for i in range(len(group))]))
+        trial = _remembered(plan, frame, _merges(group, [f"_merged_{i}" for i in range(len(group))]))
         if isinstance(trial, Refusal):
             return trial
         gone = trial.removed
@@ -62,10 +67,8 @@ def _emit(plan: Plan, path: str, group: Sequence[Planned], scopes: dict[str, Blo
     emitted = _remembered(plan, frame, _merges(group, names))
     if isinstance(emitted, Refusal):
         return emitted
-    for planned, name in zip(group, names, strict=True):
-        plan.edits[plan.edits.index(planned)] = replace(planned, name=name)
     plan.rewrites[path] = emitted
-    return emitted
+    return names
 
 
 def _merges(group: Sequence[Planned], names: Sequence[str]) -> list[Merge]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -18,9 +18,9 @@ def below(path: str, root: str) -> bool:
     return path.startswith(f"{root}.")
 
 
-def within(path: str, roots: Iterable[str]) -> bool:
+def within(path: str, roots: Collection[str]) -> bool:
     """Whether `path` is one of `roots` or lies inside one."""
-    return any(path == root or below(path, root) for root in roots)
+    return path in roots or any(path[:at] in roots for at, sign in enumerate(path) if sign == ".")
 
 
 def module_at(root: nn.Module, path: str) -> nn.Module | None:

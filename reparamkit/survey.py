@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -58,6 +59,19 @@ class Survey:
     traced: dict[int, Traced | Forked | Refusal] = field(default_factory=dict)
     ranks_in: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     ranks_out: dict[str, int | None] = field(default_factory=dict)
+
+    def is_read_from_outside(self, path: str) -> bool:
+        """Whether code outside the module at `path` reads tensors of it, or of a module inside it."""
+        return path in self._read_from_outside
+
+    @cached_property
+    def _read_from_outside(self) -> frozenset[str]:
+        found: set[str] = set()
+        for path, module in self.modules.items():
+            for reader in self.touched.get(id(module), ()):
+                holders = [path[:at] for at, sign in enumerate(path) if sign == "."]
+                found.update(p for p in (path, *holders, "") if not (reader == p or below(reader, p)))
+        return frozenset(found)
 
     def boundary(self, path: str) -> Refusal | None:
         """Why the inside of this module may not be mixed with its surroundings, if so."""
