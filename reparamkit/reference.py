@@ -33,17 +33,18 @@ def unfolded(x: Tensor, module: Any, groups: int) -> tuple[Tensor, tuple[int, ..
         for size, k, s, d in zip(x.shape[2:], module.kernel_size, module.stride, module.dilation, strict=True)
     )
     n, c = x.shape[:2]
-    strides = x.stride()
+    batch, channel, *axes = x.stride()
     view = x.as_strided(
-        (n, c, *module.kernel_size, *out),
+        (n, groups, *out, c // groups, *module.kernel_size),
         (
-            *strides[:2],
-            *(st * d for st, d in zip(strides[2:], module.dilation, strict=True)),
-            *(st * s for st, s in zip(strides[2:], module.stride, strict=True)),
+            batch,
+            channel * (c // groups),
+            *(st * s for st, s in zip(axes, module.stride, strict=True)),
+            channel,
+            *(st * d for st, d in zip(axes, module.dilation, strict=True)),
         ),
     )
-    columns = view.reshape(n, groups, c // groups * prod(module.kernel_size), prod(out))
-    return columns.transpose(2, 3).contiguous(), out
+    return view.reshape(n, groups, prod(out), c // groups * prod(module.kernel_size)), out
 
 
 def _padded(x: Tensor, module: Any, nd: int) -> Tensor:
@@ -54,13 +55,28 @@ def _padded(x: Tensor, module: Any, nd: int) -> Tensor:
 
 
 class ConvRun:
-    """A convolution module on one input, computed band by band of output channels."""
+    """A convolution module on one input, computed band by band of output channels.
+
+    Attributes:
+        shape: of the result.
+    """
 
     def __init__(self, module: Any, x: Tensor) -> None:
         self.module = module
         self.groups = module.groups
         self.patches, self.size = unfolded(x, module, self.groups)
-        self.out = x.new_empty(x.shape[0], prod(self.size), module.out_channels)
+        self.shift = 1.0
+        self.shape = (len(x), module.out_channels, *self.size)
+        self.out = x.new_empty(len(x), prod(self.size), module.out_channels)
+
+    def sum_up(self, mix: Tensor) -> None:
+        """Compute only the sum over samples and positions, weighted by `mix`, for the price of one position.
+
+        As a check of every number of the kernel it is as good as the whole result (Freivalds' check of products).
+        """
+        self.patches = (mix.reshape(len(self.patches), 1, 1, -1) @ self.patches).sum(0, keepdim=True)
+        self.shift, self.size = float(mix.sum()), (1,) * len(self.size)
+        self.out = self.out[:1, :1]
 
     def band(self, lo: int, hi: int, rows: Tensor) -> None:
         """Compute output channels `lo` to `hi` with these `rows` of the kernel, float64."""
@@ -80,19 +96,32 @@ class ConvRun:
             row = end
 
     def result(self, bias: Tensor | None) -> Tensor:
-        """The output, `bias` added."""
+        """The output, `bias` added; once summed up it has one sample and one position."""
         if bias is not None:
-            self.out += bias.to(torch.float64)
+            self.out += self.shift * bias.to(torch.float64)
         n, _, channels = self.out.shape
         return self.out.transpose(1, 2).reshape(n, channels, *self.size)
 
 
 class LinearRun:
-    """A linear module on one input, computed band by band."""
+    """A linear module on one input, computed band by band.
+
+    Attributes:
+        shape: of the result.
+    """
 
     def __init__(self, module: Any, x: Tensor) -> None:
         self.x = x
-        self.out = x.new_empty(*x.shape[:-1], module.out_features)
+        self.shift = 1.0
+        self.shape = (*x.shape[:-1], module.out_features)
+        self.out = x.new_empty(self.shape)
+
+    def sum_up(self, mix: Tensor) -> None:
+        """Compute only the sum over positions, weighted by `mix`; as `ConvRun.sum_up`."""
+        ones = [1] * (self.x.ndim - 1)
+        self.x = (mix.reshape(1, -1) @ self.x.reshape(-1, self.x.shape[-1])).reshape(*ones, -1)
+        self.shift = float(mix.sum())
+        self.out = self.out.new_empty(*ones, self.out.shape[-1])
 
     def band(self, lo: int, hi: int, rows: Tensor) -> None:
         """Compute output features `lo` to `hi`."""
@@ -100,7 +129,14 @@ class LinearRun:
 
     def result(self, bias: Tensor | None) -> Tensor:
         """The output, `bias` added."""
-        return self.out if bias is None else self.out + bias.to(torch.float64)
+        return self.out if bias is None else self.out + self.shift * bias.to(torch.float64)
+
+
+def summed_up(value: Tensor, mix: Tensor, channel: int) -> Tensor:
+    """The sum of `value` over all axes but `channel`, weighted by `mix`; those axes stay, of size 1."""
+    lead = value.movedim(channel, 0)
+    made = lead.reshape(len(lead), -1) @ mix.reshape(-1)
+    return made.reshape(len(lead), *[1] * (value.ndim - 1)).movedim(0, channel)
 
 
 def bands_of(weight: Tensor) -> list[tuple[int, int]]:
