@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dis
 from typing import Any
 
 from torch import fx, nn
 
 from reparamkit.errors import Refusal
 from reparamkit.parameters import forward_of, signature_of
+from reparamkit.symbols import instructions
 from reparamkit.trace import Forked, Traced
 
 
 def bound(module: nn.Module, traced: Traced, node: fx.Node) -> dict[str, fx.Node] | None:
     """What a call gives to each parameter; `None` when `module` was traced for another call."""
-    holders = [n for n in traced.graph.nodes if n.op == "placeholder"]
+    holders = traced.placeholders
     needed = {str(n.target) for n in holders if n.target not in traced.fixed and not str(n.target).startswith("*")}
     only = node.args[0] if len(node.args) == 1 and not node.kwargs else None
     if isinstance(only, fx.Node) and len(needed) == 1 and holders[0].target in needed:
@@ -50,7 +50,7 @@ def with_all_ways(
     if calls is not None and all(bound(module, first, node) is not None for node in calls):
         return traced
     loose = _reads_extras(module)
-    if not loose and not first.fixed and len([n for n in first.graph.nodes if n.op == "placeholder"]) == 1:
+    if not loose and not first.fixed and len(first.placeholders) == 1:
         return traced
     every = wide()
     unknown = every if isinstance(every, Refusal) else None
@@ -71,5 +71,5 @@ def _reads_extras(module: nn.Module) -> str:
     stars = [
         s for s in signature_of(forward_of(module)).parameters.values() if s.kind in (s.VAR_POSITIONAL, s.VAR_KEYWORD)
     ]
-    read = {i.argval for i in dis.get_instructions(code) if i.opname.startswith("LOAD")}
+    read = {i.argval for i in instructions(code) if i.opname.startswith("LOAD")}
     return next((s.name for s in stars if s.name in read), "")

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -72,7 +72,7 @@ class Registry:
         """Ids of all rules, sorted."""
         return tuple(sorted({r.rule for r in self.rules if r.rule}))
 
-    @property
+    @cached_property
     def opt_in_ids(self) -> frozenset[str]:
         """Ids of the rules that are off until a recipe names them."""
         return frozenset(r.rule for r in self.rules if getattr(r, "opt_in", False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 
 from torch import nn
 
@@ -89,7 +90,12 @@ def switched_on(recipe: Recipe, opt_in: frozenset[str]) -> Callable[[str], bool]
     """
     disabled = recipe.disabled_ids()
     named = {rule for block in recipe.blocks for rule in block.rule_ids() or ()}
-    return lambda rule: (rule not in opt_in or rule in named) and not any(fnmatchcase(rule, d) for d in disabled)
+
+    @cache
+    def switched(rule: str) -> bool:
+        return (rule not in opt_in or rule in named) and not any(fnmatchcase(rule, d) for d in disabled)
+
+    return switched
 
 
 def out_of_scope(edit: Edit, scopes: dict[str, Block], opt_in: frozenset[str] = frozenset()) -> Refusal | None:

@@ -11,7 +11,8 @@ import builtins
 import dis
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from torch.fx.proxy import Proxy
@@ -164,7 +165,7 @@ class Symbols:
         code = function.__code__.replace()
         made = types.FunctionType(code, names, function.__name__, function.__defaults__, cells)
         self._copies[id(function)] = function, made
-        self.identities += _identities(function)
+        self.identities += [f"{function.__qualname__}, line {line}" for line in _identities(function.__code__)]
         made.__kwdefaults__ = function.__kwdefaults__
         made.__module__ = function.__module__
         made.__dict__.update(function.__dict__)
@@ -181,14 +182,16 @@ class Symbols:
 _NAMES = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")
 
 
-def instructions(code: types.CodeType) -> list[dis.Instruction]:
+@lru_cache(maxsize=4096)
+def instructions(code: types.CodeType) -> tuple[dis.Instruction, ...]:
     """What the code does, without what only helps the interpreter."""
-    return [i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE", "PUSH_NULL")]
+    return tuple(i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE", "PUSH_NULL"))
 
 
-def _identities(function: Any) -> list[str]:
+@lru_cache(maxsize=4096)
+def _identities(code: types.CodeType) -> tuple[str, ...]:
     """Lines on which it compares by identity what might be traced: not with None, nor an attribute of self."""
-    steps = instructions(function.__code__)
+    steps = instructions(code)
     found = []
     for at, step in enumerate(steps):
         if step.opname != "IS_OP":
@@ -197,12 +200,11 @@ def _identities(function: Any) -> list[str]:
         if plain and steps[start].opname == "LOAD_CONST" and steps[start].argval in (None, True, False):
             continue
         if not (plain and _operand(steps, start)[1]):
-            line = next((s.starts_line for s in reversed(steps[: at + 1]) if s.starts_line), "?")
-            found.append(f"{function.__qualname__}, line {line}")
-    return found
+            found.append(str(next((s.starts_line for s in reversed(steps[: at + 1]) if s.starts_line), "?")))
+    return tuple(found)
 
 
-def _operand(steps: list[dis.Instruction], end: int) -> tuple[int, bool]:
+def _operand(steps: Sequence[dis.Instruction], end: int) -> tuple[int, bool]:
     """Where the operand that ends before `end` starts, and whether it is a global name or belongs to self."""
     at = end - 1
     while at > 0 and steps[at].opname in ("LOAD_ATTR", "LOAD_METHOD"):
@@ -226,7 +228,7 @@ def asked_kind(frame: types.FrameType) -> Any:
     return kind if start >= 2 and "isinstance" in names[max(0, start - 6) :] else None
 
 
-def _value(steps: list[dis.Instruction], at: int, frame: types.FrameType) -> tuple[Any, int]:
+def _value(steps: Sequence[dis.Instruction], at: int, frame: types.FrameType) -> tuple[Any, int]:
     """What the instructions that end at `at` leave on the stack, where they are names and tuples of names."""
     step = steps[at]
     if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):

@@ -15,6 +15,7 @@ import dis
 import linecache
 import traceback
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,11 @@ class Traced:
     def graphs(self) -> tuple[Traced, ...]:
         """The one way there is; as `Forked.graphs`."""
         return (self,)
+
+    @cached_property
+    def placeholders(self) -> tuple[fx.Node, ...]:
+        """The nodes of its parameters."""
+        return tuple(n for n in self.graph.nodes if n.op == "placeholder")
 
 
 @dataclass(frozen=True)
