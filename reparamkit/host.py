@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from reparamkit.bare import takes_weights
 from reparamkit.ends import backs, fronts, lies_inside, only_around, outermost, unit
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose
+from reparamkit.own_layer import OwnLayer, fits, takes_weights
 from reparamkit.paths import below, within
 from reparamkit.standin import StandIn
 from reparamkit.survey import hooked
@@ -165,6 +165,11 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     anchors: list[tuple[int, str, Value]] = []
     remainders: dict[str, tuple[str, ...]] = {}
     for value in values:
+        if isinstance(value.tail, OwnLayer):
+            if value.module_path is None or not _takes(value.tail, value.module_path, candidate, survey):
+                return None
+            anchors.append((_weight(value), value.module_path, value))
+            continue
         if (value.split or value.tail) and value.module_path is not None:
             remainders[value.module_path] = ()
             continue
@@ -188,7 +193,13 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     if any(v.stays for v in candidate.values) and not _weight(holder):
         return None  # the layer is a function call on the other side of what stays
     aside = [a for a in dict.fromkeys(aside) if a != anchor]
-    return Swap(candidate, anchor, tuple(aside), remainders, keeps_forward=holder.module is None)
+    return Swap(
+        candidate, anchor, tuple(aside), remainders, keeps_forward=holder.module is None or holder.tail is not None
+    )
+
+
+def _takes(layer: OwnLayer, path: str, candidate: Candidate, survey: Survey) -> bool:
+    return fits(layer.layer, candidate.term.op, layer.takes) and not survey.is_read_from_outside(path)
 
 
 def _nested(paths: list[str]) -> bool:

@@ -43,7 +43,7 @@ def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
 def _remainder_makers(edit: Swap) -> dict[str | None, Callable[[], nn.Module]]:
     """What makes the rest of the modules of which only a part has moved, by path."""
     values = edit.candidate.values
-    tails = {v.module_path: v.tail.head for v in values if v.tail is not None}
+    tails = {v.module_path: v.tail.head for v in values if v.tail is not None and v.tail.head is not None}
     return tails | {v.module_path: v.split.remainder for v in values if v.split is not None}
 
 
