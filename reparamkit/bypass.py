@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from reparamkit.held import held_modules
 from reparamkit.parameters import forward_of
 
 _TENSORS = frozenset({"weight", "bias", "running_mean", "running_var"})
@@ -31,7 +32,10 @@ def bypassed(module: nn.Module) -> set[nn.Module]:
     Returns:
         All modules below it when the source does not tell which.
     """
-    found: set[nn.Module] = set()
+    children = {*module.children()}
+    found = {
+        m for value in module.__dict__.values() for m in held_modules(value) if m not in children and m is not module
+    }
     everything = {m for m in module.modules() if m is not module}
     for tree in reachable(type(module), forward_of(module)):
         for node in ast.walk(tree):

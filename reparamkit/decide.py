@@ -94,7 +94,8 @@ class Chooser:
         taken: set[Value] = set()
         live: set[Value] = set()
         for value in reversed(flow.values):
-            if value.escapes or value.mutates or not live.isdisjoint(value.users):
+            # What nobody reads is computed all the same.
+            if value.escapes or value.mutates or not value.users or not live.isdisjoint(value.users):
                 live.add(value)
             if value not in live or value in taken or (value.term is None and not value.parts):
                 continue

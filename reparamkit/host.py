@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from reparamkit.ends import backs, fronts, lies_inside, only_around, outermost, unit
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose
+from reparamkit.own_layer import OwnLayer, fits, takes_weights
 from reparamkit.paths import below, within
 from reparamkit.standin import StandIn
 from reparamkit.survey import hooked
 from reparamkit.ways import other_way
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from torch import fx
 
@@ -34,17 +36,27 @@ class Swap:
         aside: paths of the modules that become identities.
         remainders: paths of modules of which only the non-affine rest stays, with the names of the children it
             consists of (for a `Split` its rule says what the rest is).
+        keeps_forward: the anchor is a module of the user's that goes on calling the layer itself.
     """
 
     candidate: Candidate
     anchor: str
     aside: tuple[str, ...] = ()
     remainders: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    keeps_forward: bool = False
 
     @property
     def path(self) -> str:
         """Where the merged operator is."""
         return self.anchor
+
+    @property
+    def held(self) -> tuple[Value, Value]:
+        """What the merged operator reads and what it stands for, where axes are rearranged around it."""
+        layers = (v for v in self.candidate.values if v.term and isinstance(v.term.op, (Conv, ConvTranspose)))
+        first = next(layers)
+        assert first.source is not None
+        return first.source, first
 
     @property
     def touched(self) -> tuple[str, ...]:
@@ -77,6 +89,11 @@ class Rewrite:
         return self.frame.path
 
     @property
+    def held(self) -> tuple[Value, Value]:
+        """What the merged operator reads and what it stands for; as `Swap.held`."""
+        return self.source, self.target
+
+    @property
     def touched(self) -> tuple[str, ...]:
         """Paths of all modules that change."""
         return (self.frame.path, *self.aside)
@@ -90,8 +107,6 @@ def host(candidate: Candidate, flow: Flow, survey: Survey) -> Edit | Refusal:
     swap = _restored(candidate, flow, survey) or _swap(candidate, flow, survey)
     if swap is not None:
         return _checked(swap.aside, flow) or other_way(candidate, flow, swap.anchor) or swap
-    if candidate.arranged:
-        return Refusal("RK304", "axes are rearranged in between, and not all of it is modules", candidate.target.where)
     if candidate.source.unstable is not None:
         return candidate.source.unstable
     rewrite = _rewrite(candidate, flow, survey)
@@ -119,10 +134,10 @@ def _restored(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     frames = _stand_ins(candidate, flow, survey)
     if not frames:
         return None
-    for source, front in _fronts(candidate, flow, survey):
-        for target, back in _backs(candidate, flow, survey):
+    for source, front in fronts(candidate, flow, survey):
+        for target, back in backs(candidate, flow, survey):
             for frame in frames:
-                aside = _outermost([*front, *back])
+                aside = outermost([*front, *back])
                 whole = frame.output is target and frame.inputs == [source]
                 if whole and not any(below(path, frame.path) for path in aside):
                     return Swap(candidate, frame.path, aside)
@@ -150,16 +165,21 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     anchors: list[tuple[int, str, Value]] = []
     remainders: dict[str, tuple[str, ...]] = {}
     for value in values:
+        if isinstance(value.tail, OwnLayer):
+            if value.module_path is None or not _takes(value.tail, value.module_path, candidate, survey):
+                return None
+            anchors.append((_weight(value), value.module_path, value))
+            continue
         if (value.split or value.tail) and value.module_path is not None:
             remainders[value.module_path] = ()
             continue
-        unit = _unit(value, candidate, flow)
-        if unit is not None:
-            if survey.is_read_from_outside(unit):
+        name = unit(value, candidate, flow)
+        if name is not None:
+            if survey.is_read_from_outside(name):
                 return None
-            aside.append(unit)
-            if value.module is not None and unit == value.module_path:
-                anchors.append((_weight(value), unit, value))
+            aside.append(name)
+            if name == value.module_path or takes_weights(flow.frames[name], value, candidate.term.op):
+                anchors.append((_weight(value), name, value))
             continue
         rest = _remainder(value, candidate, flow, survey)
         if rest is None:
@@ -172,7 +192,14 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
         return None
     if any(v.stays for v in candidate.values) and not _weight(holder):
         return None  # the layer is a function call on the other side of what stays
-    return Swap(candidate, anchor, tuple(dict.fromkeys(a for a in aside if a != anchor)), remainders)
+    aside = [a for a in dict.fromkeys(aside) if a != anchor]
+    return Swap(
+        candidate, anchor, tuple(aside), remainders, keeps_forward=holder.module is None or holder.tail is not None
+    )
+
+
+def _takes(layer: OwnLayer, path: str, candidate: Candidate, survey: Survey) -> bool:
+    return fits(layer.layer, candidate.term.op, layer.takes) and not survey.is_read_from_outside(path)
 
 
 def _nested(paths: list[str]) -> bool:
@@ -183,23 +210,6 @@ def _nested(paths: list[str]) -> bool:
 def _weight(value: Value) -> int:
     op = value.term.op if value.term is not None else None
     return op.params if isinstance(op, (Conv, ConvTranspose)) else 0
-
-
-def _unit(value: Value, candidate: Candidate, flow: Flow) -> str | None:
-    """The module that computes `value` and nothing outside the region."""
-    if value.module_path is not None:
-        return None if value.shared or value.tail is not None else value.module_path
-    inside = set(candidate.values)
-    frame = flow.frames[value.path]
-    if frame.path == flow.path or frame.output not in inside:
-        return None
-    return frame.path if _lies_inside(frame, inside, flow) else None
-
-
-def _lies_inside(frame: Frame, inside: set[Value], flow: Flow) -> bool:
-    """Whether everything the forward computes, its children included, is in the region."""
-    own = [v for v in flow.values[slice(*frame.span)] if not v.meta and v.node.op != "placeholder"]
-    return all(v in inside and not v.stays for v in own)
 
 
 def _remainder(value: Value, candidate: Candidate, flow: Flow, survey: Survey) -> tuple[str, tuple[str, ...]] | None:
@@ -236,6 +246,8 @@ def _children_after(node: fx.Node, frame: Frame) -> list[fx.Node] | None:
 
 def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refusal:
     found = _innermost(candidate, flow, survey)
+    if found is None and candidate.arranged:
+        return Refusal("RK304", "axes are rearranged in between, and not all of it is modules", candidate.target.where)
     if found is None:
         where = f"{candidate.source.where} to {candidate.target.where}"
         return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
@@ -248,47 +260,17 @@ def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refu
 def _innermost(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | None:
     """The innermost forward that can hold the region, modules in front of it and behind it stepping aside."""
     best: Rewrite | None = None
-    for source, front in _fronts(candidate, flow, survey):
-        for target, back in _backs(candidate, flow, survey):
+    for source, front in fronts(candidate, flow, survey):
+        for target, back in backs(candidate, flow, survey):
             frame = _seeing(source, target, flow) if target.index > source.index else None
-            aside = _outermost([*front, *back])
+            aside = outermost([*front, *back])
             if frame is None or within(frame.path, aside):
                 continue  # it would be written anew and stepped aside at once
+            if candidate.arranged and not only_around(candidate, source, target):
+                continue
             if best is None or len(frame.path) > len(best.frame.path):
                 best = Rewrite(candidate, frame, source, target, aside)
     return best
-
-
-def _fronts(candidate: Candidate, flow: Flow, survey: Survey) -> Iterator[tuple[Value, list[str]]]:
-    """Where the merged submodule may start: at the source, or behind modules of the region that step aside."""
-    source, aside = candidate.source, list[str]()
-    while True:
-        yield source, list(aside)
-        readers = [v for v in candidate.values if source in v.inputs and not v.meta]
-        if len(readers) != 1 or readers[0].parts or readers[0] is candidate.target:
-            return
-        unit = _unit(readers[0], candidate, flow)
-        if unit is None or survey.is_read_from_outside(unit):
-            return
-        aside.append(unit)
-        source = readers[0]
-
-
-def _backs(candidate: Candidate, flow: Flow, survey: Survey) -> Iterator[tuple[Value, list[str]]]:
-    """Where it may end: at the target, or in front of modules of the region that step aside."""
-    target, aside = candidate.target, list[str]()
-    while True:
-        yield target, list(aside)
-        unit = None if target.parts or target.source is None else _unit(target, candidate, flow)
-        if unit is None or survey.is_read_from_outside(unit) or target.source not in candidate.values:
-            return
-        aside.append(unit)
-        assert target.source is not None
-        target = target.source
-
-
-def _outermost(paths: list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(p for p in paths if not any(below(p, other) for other in paths)))
 
 
 def unwritable(frame: Frame) -> Refusal | None:
@@ -342,7 +324,7 @@ def _read_elsewhere(frame: Frame, candidate: Candidate, flow: Flow, survey: Surv
         if value.module is None:
             continue
         readers = survey.touched.get(id(value.module), set()) - {frame.path}
-        readers = {r for r in readers if r not in flow.frames or not _lies_inside(flow.frames[r], inside, flow)}
+        readers = {r for r in readers if r not in flow.frames or not lies_inside(flow.frames[r], inside, flow)}
         if readers:
             where = value.module_path or value.where
             return Refusal("RK301", f"the forward of {min(readers) or '(root)'} reads its tensors", where)

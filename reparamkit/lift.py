@@ -23,6 +23,7 @@ from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.link import like_of, link, link_cat, link_sum
 from reparamkit.merge import Algebra, Term
 from reparamkit.operators import Conv, Layout
+from reparamkit.own_layer import own_layer
 from reparamkit.paths import joined
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Tail, Through
@@ -173,7 +174,12 @@ class Lifter:
         value.refusal = refusal or _opaque(traced, path)
         value.mutates = may_mutate(module)
         value.rank = self._rank(path, module, inputs)
-        return value
+        ended = own_layer(module, traced, self._call_lift) if refusal is None and isinstance(traced, Forked) else None
+        return value if ended is None else self._tailed(flow, frame, node, value, *ended)
+
+    def _call_lift(self, target: Any) -> Lift | None:
+        lift = self.registry.call_lift(target)
+        return lift if lift is not None and self.algebra.enabled(lift.rule) else None
 
     def _rank(self, path: str, module: nn.Module, inputs: list[Value]) -> int | None:
         known = rank_of_module(module, inputs[0].rank if inputs else None)

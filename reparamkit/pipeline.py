@@ -211,7 +211,7 @@ def _prove_all(made: Plan, rtol: float | None) -> tuple[dict[Planned, Proven], l
     refused: list[Refusal] = []
     for planned in watched(made.edits, "proving"):
         candidate = planned.edit.candidate
-        found = prove(candidate, planned.flow, made.registry.merge, rtol)
+        found = prove(planned.edit, planned.flow, made.registry.merge, rtol)
         if isinstance(found, Refusal):
             refused.append(found.at(candidate.target.where))
             continue

@@ -53,12 +53,13 @@ class Tail:
 
     Attributes:
         op: the affine part.
-        head: makes the module that does the rest, called when the affine part has moved elsewhere.
+        head: makes the module that does the rest, called when the affine part has moved elsewhere; `None` where the
+            two cannot be parted.
         affine: what the affine part computes, for proofs; not made of `op`.
     """
 
     op: Operator
-    head: Callable[[], nn.Module]
+    head: Callable[[], nn.Module] | None
     affine: Callable[[Any], Any]
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from reparamkit.emit import Emitted
 from reparamkit.errors import ModelError
+from reparamkit.held import exchanged, own_places
 from reparamkit.paths import joined, module_at
 from reparamkit.rewritten import quiet_class, rewritten_class
 
@@ -128,14 +129,16 @@ def splice(model: nn.Module, steps: Steps) -> Callable[[], None]:
     try:
         for path, filled in steps.weights.items():
             _take_parameters(model.get_submodule(path), filled, journal)
+        gone: dict[int, nn.Module] = {}
         for path, module in (*steps.modules.items(), *steps.aside.items()):
-            _put(model, path, module, journal)
+            _put(model, path, module, journal, gone)
         for path, names in steps.remainders.items():
-            _put(model, path, _rest(model.get_submodule(path), names), journal)
+            _put(model, path, _rest(model.get_submodule(path), names), journal, gone)
         for path, (emitted, merged) in steps.rewrites.items():
             _rewrite(model.get_submodule(path), emitted, merged, journal)
         for path in steps.quiet:
             _quiet(model.get_submodule(path), journal)
+        _put_in_places(model, gone, journal)
     except BaseException:
         journal.rollback()
         raise
@@ -148,11 +151,22 @@ def _take_parameters(module: nn.Module, filled: nn.Module, journal: _Journal) ->
         module._parameters[name] = value
 
 
-def _put(model: nn.Module, path: str, module: nn.Module, journal: _Journal) -> None:
+def _put(model: nn.Module, path: str, module: nn.Module, journal: _Journal, gone: dict[int, nn.Module]) -> None:
     owner_path, _, name = path.rpartition(".")
     owner = model.get_submodule(owner_path)
     journal.attributes(owner, "_modules")
+    gone[id(owner._modules[name])] = module
     owner._modules[name] = module
+
+
+def _put_in_places(model: nn.Module, gone: Mapping[int, nn.Module], journal: _Journal) -> None:
+    """Exchange modules in lists and the like, too."""
+    for module in model.modules():
+        for name, value in list(own_places(module)):
+            made = exchanged(value, lambda held: gone.get(id(held)))
+            if made is not value:
+                journal.attributes(module)
+                module.__dict__[name] = made
 
 
 def _rest(module: nn.Module, names: tuple[str, ...] | Callable[[], nn.Module]) -> nn.Module:

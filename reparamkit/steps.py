@@ -25,7 +25,7 @@ def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
         edit = planned.edit
         if isinstance(edit, Swap):
             holder = made.survey.modules[edit.anchor]
-            kept = _same_geometry(holder, found.module) and made.survey.names[id(holder)] == 1
+            kept = edit.keeps_forward or (_same_geometry(holder, found.module) and made.survey.names[id(holder)] == 1)
             (steps.weights if kept else steps.modules)[edit.anchor] = settled(holder, found.module)
             makers = _remainder_makers(edit)
             steps.remainders.update({path: makers.get(path, names) for path, names in edit.remainders.items()})
@@ -43,7 +43,7 @@ def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
 def _remainder_makers(edit: Swap) -> dict[str | None, Callable[[], nn.Module]]:
     """What makes the rest of the modules of which only a part has moved, by path."""
     values = edit.candidate.values
-    tails = {v.module_path: v.tail.head for v in values if v.tail is not None}
+    tails = {v.module_path: v.tail.head for v in values if v.tail is not None and v.tail.head is not None}
     return tails | {v.module_path: v.split.remainder for v in values if v.split is not None}
 
 

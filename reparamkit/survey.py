@@ -15,7 +15,7 @@ from reparamkit.errors import ModelError, Refusal
 from reparamkit.paths import below
 from reparamkit.reuse import Memory
 from reparamkit.trace import Forked, Traced, modules_under, trace
-from reparamkit.watch import storages_of
+from reparamkit.watch import storage_of, storages_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,4 +232,18 @@ def _count(found: Survey, path: str, module: nn.Module) -> None:
             read = found.modules.get(prefix + owner)
             if read is not None:
                 found.touched.setdefault(id(read), set()).add(path)
+        for holder in _holders(found, traced.past):
+            found.touched.setdefault(id(holder), set()).add(path)
     found.calls += most
+
+
+def _holders(found: Survey, storages: frozenset[int]) -> list[nn.Module]:
+    """The modules that have tensors in these storages."""
+    if not storages:
+        return []
+    modules = found.modules.values()
+    return [
+        m
+        for m in modules
+        if any(storage_of(t) in storages for t in (*m._parameters.values(), *m._buffers.values()) if t is not None)
+    ]

@@ -51,6 +51,8 @@ class Traced:
         stored: nodes whose values the forward leaves in an attribute.
         switches_grad: whether part of it runs under `torch.no_grad` or the like.
         guarded: whether the forward raises for some inputs, which the graph does not show.
+        past: storages of the model's tensors that the forward reads without asking its modules for them: it holds a
+            module in a list, a closure, a global.
     """
 
     graph: fx.Graph
@@ -62,6 +64,7 @@ class Traced:
     stored: frozenset[fx.Node]
     switches_grad: bool
     guarded: bool = False
+    past: frozenset[int] = frozenset()
 
     @property
     def graphs(self) -> tuple[Traced, ...]:
@@ -143,8 +146,9 @@ def _one_way(
     module: nn.Module, storages: frozenset[int], tracer: TwinTracer, free: bool
 ) -> tuple[Traced | Refusal, bool]:
     """One way through; or why not, and whether a real call that goes this way would raise as well."""
+    watch = Watch(storages, tracer.log)
     try:
-        with torch.enable_grad(), Watch(storages, tracer.log):
+        with torch.enable_grad(), watch:
             tracer.mode = ambient()
             twin = tracer.twin(module, "")
             args, kwargs, fixed = placeholders(tracer, module, free)
@@ -163,7 +167,10 @@ def _one_way(
     stored = frozenset(p.node for t in tracer.twins for v in state_of(t).values() for p in proxies_in(v))
     constants = {name: tensor.detach() for name, tensor in tracer.constants.items()}
     write_borders(tracer.graph, constants)
-    made = Traced(tracer.graph, constants, fixed, reads_training, reads, ran, stored, tracer.switches_grad)
+    watch.look_at(tracer.constants.values())
+    past = watch.past(tracer.reads.values())
+    tracer.log.comparable &= not past
+    made = Traced(tracer.graph, constants, fixed, reads_training, reads, ran, stored, tracer.switches_grad, past=past)
     return made, False
 
 

@@ -14,6 +14,7 @@ from torch.fx.proxy import Proxy, Scope, TracerBase
 
 from reparamkit.facts import makes_tensor, parts_of
 from reparamkit.forks import Forks, TooManyWays
+from reparamkit.held import exchanged, held_modules, own_places
 from reparamkit.reuse import Log
 from reparamkit.twin import (
     FILLABLE,
@@ -170,7 +171,23 @@ class TwinTracer(TracerBase):
             state["forward"] = types.MethodType(getattr(forward, "__func__", forward), copy)
         state_of(copy).update(state)
         self.twins.append(copy)
+        if root:
+            self._exchange_held(copy)
         return copy
+
+    def _exchange_held(self, copy: nn.Module) -> None:
+        """Let lists and the like hold the twins of the modules that are registered as well."""
+        places = [(name, value) for name, value in own_places(self.module) if any(held_modules(value))]
+        if not places:
+            return
+        self.log.comparable = False
+        paths = {id(module): path for path, module in self.module.named_modules()}
+
+        def twin(module: nn.Module) -> nn.Module | None:
+            return copy.get_submodule(paths[id(module)]) if id(module) in paths else None
+
+        for name, value in places:
+            state_of(copy)[name] = exchanged(value, twin)
 
 
 def ambient() -> tuple[tuple[bool, ...], tuple[bool, ...]]:

@@ -17,16 +17,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from reparamkit.arguments import arguments
+from reparamkit.ends import in_front
 from reparamkit.errors import ModelError, Refusal, VerificationError
 from reparamkit.lower import lower, numbers
 from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.reference import ConvRun, LinearRun, run_module, run_value, summed_up
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from reparamkit.decide import Candidate
     from reparamkit.flow import Flow, Value
+    from reparamkit.host import Edit
     from reparamkit.rule import RuleSet
 
 _CHEAP = 2e7  # products a second proof, on the other parity of every axis, may cost
@@ -45,11 +44,11 @@ class Proven:
     error: float | None
 
 
-def prove(candidate: Candidate, flow: Flow, rules: RuleSet, rtol: float | None) -> Proven | Refusal:
+def prove(edit: Edit, flow: Flow, rules: RuleSet, rtol: float | None) -> Proven | Refusal:
     """Compute the module for a region, and compare it with the region.
 
     Args:
-        candidate: the region and its operator, in a form a module can have.
+        edit: the region, its operator in a form a module can have, and where that module will stand.
         flow: where the region is.
         rules: lower declarations.
         rtol: largest deviation allowed, relative to the largest number that occurs; `None` skips the proof. More is
@@ -61,13 +60,14 @@ def prove(candidate: Candidate, flow: Flow, rules: RuleSet, rtol: float | None) 
     Raises:
         VerificationError: RK901 when it computes something else; names the rules involved.
     """
+    candidate = edit.candidate
     term = candidate.term
     module = lower(term, rules)
     if isinstance(module, Refusal):
         return module
     assert term.like is not None
     assert isinstance(term.op, (Conv, ConvTranspose))
-    proofs = [] if rtol is None else _proofs(candidate, flow, module)
+    proofs = [] if rtol is None else _proofs(edit, flow, module)
     if isinstance(proofs, Refusal):
         return proofs
 
@@ -91,14 +91,15 @@ def prove(candidate: Candidate, flow: Flow, rules: RuleSet, rtol: float | None) 
     return Proven(module, error)
 
 
-def _proofs(candidate: Candidate, flow: Flow, module: nn.Module) -> list[_Proof] | Refusal:
+def _proofs(edit: Edit, flow: Flow, module: nn.Module) -> list[_Proof] | Refusal:
     """The region run on its inputs; on larger ones where something inside it wants more than the operator does."""
+    candidate = edit.candidate
     op = candidate.term.op
     assert isinstance(op, (Conv, ConvTranspose))
     refusal = Refusal("RK902", "it never gave an output")
     for more in (0, 4, 16):
         try:
-            proofs = [_Proof(candidate, flow, module, x) for x in _inputs(candidate, op, more)]
+            proofs = [_Proof(edit, flow, module, x) for x in _inputs(edit, op, more)]
         except Exception as error:  # the region is the user's code; that it cannot run is the answer
             refusal = Refusal("RK902", f"{type(error).__name__}: {error}", candidate.target.where)
             continue
@@ -114,8 +115,9 @@ def _fill(module: nn.Module, weight: Tensor, bias: Tensor | None, weight_grad: b
             module.bias = nn.Parameter(bias, requires_grad=bias_grad)
 
 
-def _inputs(candidate: Candidate, op: Conv | ConvTranspose, more: int) -> list[Tensor]:
+def _inputs(edit: Edit, op: Conv | ConvTranspose, more: int) -> list[Tensor]:
     """Random inputs that show every tap and border, odd and even."""
+    candidate = edit.candidate
     device = op.weight.device
     generator = torch.Generator(device=device).manual_seed(20260729)
     sizes = [_size(op, axis) + more for axis in range(op.nd)]
@@ -123,6 +125,9 @@ def _inputs(candidate: Candidate, op: Conv | ConvTranspose, more: int) -> list[T
         rank = candidate.source.rank or candidate.behind + 2
         shapes = [[max(sizes, default=2) + axis % 2 for axis in range(rank)]]
         shapes[0][rank - 1 - candidate.behind] = op.in_channels
+    elif candidate.arranged and any(v.stays for v in in_front(candidate.source, edit.held[0])):
+        # A flatten makes these channels of several axes; how many are on each does not matter to what crosses it.
+        shapes = [[2, op.in_channels, *[1] * ((candidate.source.rank or 4) - 2)]]
     elif op.nd == 0:
         shapes = [[*[2] * ((candidate.source.rank or 3) - 1), op.in_channels]]
     else:
@@ -145,7 +150,8 @@ def _size(op: Conv | ConvTranspose, axis: int) -> int:
 class _Proof:
     """One input through a region and, band by band, through its replacement."""
 
-    def __init__(self, candidate: Candidate, flow: Flow, module: nn.Module, x: Tensor) -> None:
+    def __init__(self, edit: Edit, flow: Flow, module: nn.Module, x: Tensor) -> None:
+        candidate = edit.candidate
         known: dict[Value, Tensor] = {candidate.source: x}
         self.scale = 0.0
         with torch.no_grad():
@@ -155,8 +161,8 @@ class _Proof:
         self.want = known[candidate.target]
         self.after: _Kept | None = None
         if candidate.arranged:
-            self.after = _Kept(candidate, flow, x)
-            x = self.after.known[self.after.source]
+            self.after = _Kept(edit, flow, dict(known))
+            x = self.after.before(x)
         self.rest = candidate.target.split.remainder() if candidate.target.split is not None else None
         self.module, self.x = module, x
         self.run: ConvRun | LinearRun | None = None
@@ -199,30 +205,26 @@ class _Proof:
 class _Kept:
     """What stays of a region in which axes are rearranged, around the module that takes the merged operator."""
 
-    def __init__(self, candidate: Candidate, flow: Flow, x: Tensor) -> None:
-        self.flow, self.values = flow, candidate.values
-        self.known: dict[Value, Tensor] = {candidate.source: x}
-        self.at = next(
-            i for i, v in enumerate(self.values) if v.term is not None and isinstance(v.term.op, (Conv, ConvTranspose))
-        )
-        self._run(self.values[: self.at])
-        source = self.values[self.at].source
-        assert source is not None
-        self.source = source
+    def __init__(self, edit: Edit, flow: Flow, known: dict[Value, Tensor]) -> None:
+        start, end = edit.held
+        self.flow, self.known = flow, known  # the shapes of what the original computed are asked for on the way
+        self.front = in_front(edit.candidate.source, start)
+        self.back = in_front(end, edit.candidate.target)
+
+    def before(self, x: Tensor) -> Tensor:
+        """What the merged module reads."""
+        return self._run(self.front, x)
 
     def run(self, merged: Tensor) -> Tensor:
-        """The end of the region when its main module computes `merged`."""
-        self.known[self.values[self.at]] = merged
-        self._run(self.values[self.at + 1 :])
-        return self.known[self.values[-1]]
+        """The end of the region when the merged module computes `merged`."""
+        return self._run(self.back, merged)
 
-    def _run(self, values: Sequence[Value]) -> None:
+    def _run(self, values: list[Value], x: Tensor) -> Tensor:
         for value in values:
-            if value.stays:
-                self.known[value] = run_value(value, self.flow, self.known)
-            else:
-                assert value.source is not None
-                self.known[value] = self.known[value.source]
+            assert value.source is not None
+            self.known[value.source] = x
+            x = run_value(value, self.flow, self.known) if value.stays else x
+        return x
 
 
 def _largest(tensor: Tensor) -> float:

@@ -1,7 +1,8 @@
-"""Stops a traced forward before it changes something of the user's."""
+"""Looks at what a traced forward does with real tensors, and stops it before it changes one of the user's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,27 +17,47 @@ class Untraceable(Exception):
 
 
 class Watch(TorchDispatchMode):
-    """Stops a forward that would change the user's tensors or draw random numbers while it is traced."""
+    """Stops a forward that would change the user's tensors or draw random numbers while it is traced.
+
+    Attributes:
+        storages: of all tensors of the model.
+        read: those of them that were looked at.
+    """
 
     def __init__(self, storages: frozenset[int], log: Log) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.storages = storages
+        self.read: set[int] = set()
         self.log = log
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.log.comparable = False
+        self.look_at((*args, *(kwargs or {}).values()))
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise Untraceable(f"draws random numbers ({func})")
         if func._schema.is_mutable:
             for position, argument in enumerate(func._schema.arguments):
                 value = args[position] if position < len(args) else (kwargs or {}).get(argument.name)
                 changed = argument.alias_info is not None and argument.alias_info.is_write
-                if changed and isinstance(value, Tensor) and _storage(value) in self.storages:
+                if changed and isinstance(value, Tensor) and storage_of(value) in self.storages:
                     raise Untraceable(f"changes a parameter or buffer in place ({func})")
         return func(*args, **(kwargs or {}))
 
+    def look_at(self, values: Iterable[Any]) -> None:
+        """Write down which of the model's tensors are among these."""
+        for value in values:
+            if isinstance(value, Tensor):
+                self.read |= {storage_of(value)} & self.storages
+            elif isinstance(value, (list, tuple)):
+                self.look_at(value)
 
-def _storage(tensor: Tensor) -> int:
+    def past(self, seen: Iterable[Any]) -> frozenset[int]:
+        """Storages that were read by another way than as the tensors `seen`."""
+        return frozenset(self.read - {storage_of(value) for value in seen if isinstance(value, Tensor)})
+
+
+def storage_of(tensor: Tensor) -> int:
+    """The identity of the storage a tensor lives in."""
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # sparse, fake and wrapper tensors have none
@@ -46,4 +67,4 @@ def _storage(tensor: Tensor) -> int:
 def storages_of(model: nn.Module) -> frozenset[int]:
     """Identities of all storages the parameters and buffers of `model` live in."""
     tensors = [*model.parameters(), *model.buffers()]
-    return frozenset(_storage(t) for t in tensors)
+    return frozenset(storage_of(t) for t in tensors)

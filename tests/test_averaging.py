@@ -48,12 +48,13 @@ class OwnLinear(nn.Linear):
         return F.linear(x, self.weight, self.bias)
 
 
-def test_norm_does_not_become_the_classifier_in_front_of_the_pool() -> None:
-    """The layer is a function call: only the norm could be exchanged, on the wrong side of the pool."""
+def test_norm_goes_into_a_classifier_with_a_forward_of_its_own() -> None:
+    """The layer is a function call; the norm on the other side of the pool is not the one that takes its weights."""
     head = Head(FLAT["module"]())
     head.fc = OwnLinear(4, 3)
     deploy, _ = convert(head, *IMAGES)
-    assert isinstance(deploy.norm, nn.BatchNorm2d)
+    assert counts(deploy) == (1, 0)
+    assert type(deploy.fc) is OwnLinear
 
 
 STAYS = {
