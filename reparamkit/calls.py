@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import fx, nn
 
+from reparamkit.bytecode import instructions
 from reparamkit.errors import Refusal
 from reparamkit.parameters import forward_of, signature_of
-from reparamkit.symbols import instructions
 from reparamkit.trace import Forked, Traced
 
 

@@ -283,6 +283,9 @@ def unwritable(frame: Frame) -> Refusal | None:
         return Refusal("RK604", "the forward raises for some inputs; rewriting would lose that", frame.path)
     if frame.traced.stored:
         return Refusal("RK305", "the forward stores values in attributes; rewriting would lose that", frame.path)
+    if frame.traced.leaves:
+        name = min(frame.traced.leaves)
+        return Refusal("RK305", f"the forward sets the attribute {name}; rewriting would lose that", frame.path)
     if frame.traced.switches_grad:
         return Refusal("RK604", "part of the forward runs under no_grad; rewriting would lose that", frame.path)
     return None

@@ -109,7 +109,8 @@ def _memory(flow: Flow) -> list[int]:
         if value.meta or not value.inputs or _fresh(value):
             continue
         # A function we do not know may return a view of any of its arguments.
-        sources = value.inputs[:1] if value.mutates else value.inputs
+        # A size has no memory: two views made with one share none through it.
+        sources = [s for s in (value.inputs[:1] if value.mutates else value.inputs) if not s.meta]
         for source in sources:
             root[find(value.index)] = find(source.index)
     return [find(i) for i in range(len(root))]

@@ -8,7 +8,7 @@ import types
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from reparamkit.symbols import instructions
+from reparamkit.bytecode import instructions
 from reparamkit.watch import Untraceable
 
 if TYPE_CHECKING:

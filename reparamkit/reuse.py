@@ -30,11 +30,15 @@ class Log:
 
     Attributes:
         seen: (path of the module, attribute) -> what was found there.
+        first: likewise, the value itself as it was when it was looked at first.
         comparable: whether all of it can be compared.
+        complete: whether everything that was looked at is here.
         symbols: copies of the functions that are run.
     """
 
     seen: dict[tuple[str, str], Any] = field(default_factory=dict)
+    first: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False)
+    complete: bool = True
     comparable: bool = True
     symbols: Symbols = field(default_factory=Symbols)
 
@@ -42,6 +46,7 @@ class Log:
         """Write down that `name` of the module at `path` is `value`."""
         if name in _MACHINERY:
             return
+        self.first.setdefault((path, name), value)
         found = _fingerprint(value)
         if found is _MISSING:
             self.comparable = False

@@ -8,14 +8,16 @@ user's that it calls, runs as a copy whose global names are looked up here first
 from __future__ import annotations
 
 import builtins
-import dis
 import sys
 import types
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable
 from typing import Any
 
 from torch.fx.proxy import Proxy
+
+from reparamkit.ambient import LOOKED_THROUGH, QUESTIONS, Chance, is_generator, seeds
+from reparamkit.bytecode import doubts
+from reparamkit.userstate import Held
 
 # Functions of these packages handle proxies themselves or never see one.
 _OTHERS = frozenset({"torch", "reparamkit", *sys.stdlib_module_names, "numpy"})
@@ -121,6 +123,9 @@ _BUILTINS: dict[str, Any] = {
 del _BUILTINS["bool"]  # `bool(x)` asks the proxy, which knows what to do
 
 
+_STATELESS = frozenset({type(None), bool, int, float, str, tuple, type})
+
+
 class SymbolicNames(dict[str, Any]):
     """The global names of a function, its module's functions among them as copies."""
 
@@ -130,30 +135,65 @@ class SymbolicNames(dict[str, Any]):
         self._real, self._symbols = real, symbols
 
     def __getitem__(self, name: str) -> Any:
-        return self._symbols.of(self._real[name] if name in self._real else super().__getitem__(name))
+        if name not in self._real:
+            return self._symbols.of(super().__getitem__(name))
+        value = self._real[name]
+        self._symbols.held.container(value)
+        return self._symbols.of(value)
 
 
 class Symbols:
     """Copies of the functions that one trace runs.
 
     Attributes:
-        identities: places where one of them asks whether two objects are the same: of a proxy, nobody can tell.
+        doubts: what one of them does that a trace cannot hold, such as to ask whether two objects are the same.
+        held: objects of the user's that they look at.
+        tracer: of the run that is going on.
     """
 
+    tracer: Any
+
     def __init__(self) -> None:
-        self.identities: list[str] = []
+        self.doubts: list[str] = []
+        self.held = Held()
         self._copies: dict[int, tuple[Any, Any]] = {}
         self._globals: dict[int, SymbolicNames] = {}
 
     def of(self, value: Any) -> Any:
         """A function, method or module of the user's as one that keeps proxies symbolic; anything else as it is."""
         kind = builtins.type(value)
-        if kind is types.MethodType:
-            return types.MethodType(self.of(value.__func__), value.__self__)
-        if kind is types.ModuleType and value.__name__.partition(".")[0] not in _OTHERS:
-            return _Module(value, self)
-        if kind is not types.FunctionType or str(value.__module__).partition(".")[0] in _OTHERS:
+        if kind in _STATELESS:
             return value
+        if kind is types.FunctionType:
+            return self._function(value)
+        if kind is types.MethodType:
+            owner = value.__self__
+            return self._drawn(value) if is_generator(owner) else types.MethodType(self.of(value.__func__), owner)
+        if kind is types.BuiltinFunctionType:
+            return self._builtin(value)
+        if kind is types.ModuleType:
+            name = value.__name__
+            theirs = name.partition(".")[0] in _OTHERS and name not in LOOKED_THROUGH
+            return value if theirs else _Module(value, self)
+        if is_generator(value):
+            return Chance(self.tracer.stopped)
+        if hasattr(kind, "__next__"):
+            raise self.tracer.stopped(f"reads from an iterator ({kind.__name__}) that it does not start")
+        self.held.object(value)
+        return value
+
+    def _builtin(self, value: Any) -> Any:
+        question = QUESTIONS.get(value)
+        if question is not None:
+            return lambda *args: self.tracer.ask(question) == 0
+        return self._drawn(value) if is_generator(value.__self__) else value
+
+    def _drawn(self, value: Any) -> Any:
+        return getattr(Chance(self.tracer.stopped), value.__name__)
+
+    def _function(self, value: Any) -> Any:
+        if str(value.__module__).partition(".")[0] in _OTHERS:
+            return self._drawn(value) if seeds(value) else value
         known = self._copies.get(id(value))
         return self._copied(value) if known is None else known[1]
 
@@ -165,7 +205,7 @@ class Symbols:
         code = function.__code__.replace()
         made = types.FunctionType(code, names, function.__name__, function.__defaults__, cells)
         self._copies[id(function)] = function, made
-        self.identities += [f"{function.__qualname__}, line {line}" for line in _identities(function.__code__)]
+        self.doubts += doubts(function.__code__)
         made.__kwdefaults__ = function.__kwdefaults__
         made.__module__ = function.__module__
         made.__dict__.update(function.__dict__)
@@ -177,73 +217,3 @@ class Symbols:
         except ValueError:  # not filled yet
             return cell
         return types.CellType(self.of(inside)) if builtins.type(inside) is types.FunctionType else cell
-
-
-_NAMES = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")
-
-
-@lru_cache(maxsize=4096)
-def instructions(code: types.CodeType) -> tuple[dis.Instruction, ...]:
-    """What the code does, without what only helps the interpreter."""
-    return tuple(i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE", "PUSH_NULL"))
-
-
-@lru_cache(maxsize=4096)
-def _identities(code: types.CodeType) -> tuple[str, ...]:
-    """Lines on which it compares by identity what might be traced: not with None, nor an attribute of self."""
-    steps = instructions(code)
-    found = []
-    for at, step in enumerate(steps):
-        if step.opname != "IS_OP":
-            continue
-        start, plain = _operand(steps, at)
-        if plain and steps[start].opname == "LOAD_CONST" and steps[start].argval in (None, True, False):
-            continue
-        if not (plain and _operand(steps, start)[1]):
-            found.append(str(next((s.starts_line for s in reversed(steps[: at + 1]) if s.starts_line), "?")))
-    return tuple(found)
-
-
-def _operand(steps: Sequence[dis.Instruction], end: int) -> tuple[int, bool]:
-    """Where the operand that ends before `end` starts, and whether it is a global name or belongs to self."""
-    at = end - 1
-    while at > 0 and steps[at].opname in ("LOAD_ATTR", "LOAD_METHOD"):
-        at -= 1
-    step = steps[at]
-    of_self = step.opname == "LOAD_FAST" and step.argval == "self"
-    if step.opname == "CALL" and [s.argval for s in steps[max(at - 2, 0) : at]] == ["type", "self"]:
-        return at - 2, True
-    return at, of_self or step.opname in (*_NAMES, "LOAD_CONST")
-
-
-def asked_kind(frame: types.FrameType) -> Any:
-    """The class that an `isinstance` which is running in `frame` asks for; `None` when it is not such a call."""
-    steps = instructions(frame.f_code)
-    at = next((i for i, step in enumerate(steps) if step.offset >= frame.f_lasti), len(steps))
-    try:
-        kind, start = _value(steps, at - 1, frame)
-    except (LookupError, AttributeError):
-        return None
-    names = [step.argval for step in steps[:start]]
-    return kind if start >= 2 and "isinstance" in names[max(0, start - 6) :] else None
-
-
-def _value(steps: Sequence[dis.Instruction], at: int, frame: types.FrameType) -> tuple[Any, int]:
-    """What the instructions that end at `at` leave on the stack, where they are names and tuples of names."""
-    step = steps[at]
-    if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-        base, start = _value(steps, at - 1, frame)
-        return getattr(base, step.argval), start
-    if step.opname == "BUILD_TUPLE":
-        parts: list[Any] = []
-        start = at
-        for _ in range(step.argval):
-            part, start = _value(steps, start - 1, frame)
-            parts.insert(0, part)
-        return tuple(parts), start
-    if step.opname not in (*_NAMES, "LOAD_FAST"):
-        raise LookupError(step.opname)
-    value = {**frame.f_builtins, **frame.f_globals, **frame.f_locals}[step.argval]
-    if not builtins.isinstance(value, (builtins.type, types.ModuleType)):
-        raise LookupError(step.argval)
-    return value, at

@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from reparamkit.ambient import ambient
 from reparamkit.borders import write_borders
 from reparamkit.errors import Refusal
-from reparamkit.forks import TooManyWays, runs
+from reparamkit.forks import Forks, TooManyWays, runs
+from reparamkit.lasting import Lasting, alike, left_behind
 from reparamkit.parameters import placeholders
 from reparamkit.reuse import Log, Memory
-from reparamkit.tracer import TwinTracer, ambient
+from reparamkit.tracer import TwinTracer
 from reparamkit.twin import Missing, proxies_in, state_of
 from reparamkit.watch import Untraceable, Watch
 
@@ -50,6 +52,7 @@ class Traced:
         ran: paths of children that were run on constants.
         stored: nodes whose values the forward leaves in an attribute.
         switches_grad: whether part of it runs under `torch.no_grad` or the like.
+        leaves: names of attributes that the forward sets to something else than a traced value.
         guarded: whether the forward raises for some inputs, which the graph does not show.
         past: storages of the model's tensors that the forward reads without asking its modules for them: it holds a
             module in a list, a closure, a global.
@@ -63,6 +66,7 @@ class Traced:
     ran: frozenset[str]
     stored: frozenset[fx.Node]
     switches_grad: bool
+    leaves: frozenset[str] = frozenset()
     guarded: bool = False
     past: frozenset[int] = frozenset()
 
@@ -126,7 +130,7 @@ def _every_way(module: nn.Module, storages: frozenset[int], log: Log, free: bool
     raising: Refusal | None = None
     try:
         for forks in runs():
-            made, raises = _one_way(module, storages, TwinTracer(module, log, forks), free)
+            made, raises = _one_way(module, storages, log, forks, free)
             if isinstance(made, Traced):
                 ways.setdefault(str(made.graph), made)
             elif raises and forks.answers:
@@ -143,10 +147,41 @@ def _every_way(module: nn.Module, storages: frozenset[int], log: Log, free: bool
 
 
 def _one_way(
-    module: nn.Module, storages: frozenset[int], tracer: TwinTracer, free: bool
+    module: nn.Module, storages: frozenset[int], log: Log, forks: Forks, free: bool
 ) -> tuple[Traced | Refusal, bool]:
     """One way through; or why not, and whether a real call that goes this way would raise as well."""
-    watch = Watch(storages, tracer.log)
+    tracer = TwinTracer(module, log, forks)
+    made, raises = _run(module, storages, tracer, free)
+    if isinstance(made, Refusal):
+        return made, raises
+    left = left_behind(tracer.twins, log)
+    if not left.carried:
+        return replace(made, leaves=left.written), False
+    unsettled = left.traced or _unsettled(made, left, module, storages, forks, free)
+    if unsettled:
+        return Refusal("RK604", f"keeps {unsettled} from one call to the next"), False
+    return replace(made, leaves=left.written), False
+
+
+def _unsettled(
+    made: Traced, left: Lasting, module: nn.Module, storages: frozenset[int], forks: Forks, free: bool
+) -> str | None:
+    """An attribute that makes the next call, on what this one left, another one."""
+    script = tuple(taken for taken, _ in forks.answers)
+    tracer = TwinTracer(module, Log(), Forks(script), left.carried)
+    again, _ = _run(module, storages, tracer, free)
+    if (
+        not isinstance(again, Traced)
+        or str(again.graph) != str(made.graph)
+        or not alike(made.constants, again.constants)
+    ):
+        return next(iter(left.carried))[1]
+    return left.settles(left_behind(tracer.twins, tracer.log))
+
+
+def _run(module: nn.Module, storages: frozenset[int], tracer: TwinTracer, free: bool) -> tuple[Traced | Refusal, bool]:
+    """One run of the forward; or why there is no trace of it, and whether a real call would raise as well."""
+    symbols, watch = tracer.log.symbols, Watch(storages, tracer.log)
     try:
         with torch.enable_grad(), watch:
             tracer.mode = ambient()
@@ -158,13 +193,17 @@ def _one_way(
         return Refusal("RK604", "nested too deeply for Python's recursion limit"), False
     except Exception as error:  # whatever a user's forward raises on a proxy is the reason it cannot be traced
         return Refusal("RK604", _reason(error)), not tracer.broken and _raises(error)
+    finally:
+        changed = symbols.held.restore()
     if tracer.broken:
         return Refusal("RK604", f"{tracer.broken}, and catches the exception"), False
-    if tracer.log.symbols.identities:
-        return Refusal("RK604", f"compares by identity ({tracer.log.symbols.identities[0]})"), False
+    if changed:
+        return Refusal("RK604", f"changes a {changed} that outlives the call"), False
+    if symbols.doubts:
+        return Refusal("RK604", symbols.doubts[0]), False
     reads_training = bool(state_of(twin).get("_twin_reads_training"))
     reads, ran = frozenset(tracer.reads), frozenset(tracer.ran)
-    stored = frozenset(p.node for t in tracer.twins for v in state_of(t).values() for p in proxies_in(v))
+    stored = frozenset(p.node for t, _ in tracer.twins for v in state_of(t).values() for p in proxies_in(v))
     constants = {name: tensor.detach() for name, tensor in tracer.constants.items()}
     write_borders(tracer.graph, constants)
     watch.look_at(tracer.constants.values())

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Proxy, Scope, TracerBase
 
+from reparamkit.ambient import ambient
 from reparamkit.facts import makes_tensor, parts_of
 from reparamkit.forks import Forks, TooManyWays
 from reparamkit.held import exchanged, held_modules, own_places
-from reparamkit.reuse import Log
+from reparamkit.reuse import Absent, Log
 from reparamkit.twin import (
     FILLABLE,
     REGISTRIES,
@@ -38,12 +38,15 @@ class TwinTracer(TracerBase):
         constants: tensors computed from parameters, by the name of their node.
         reads: parameters and buffers that were looked at.
         ran: paths of children that were run on constants.
+        twins: every twin that was made, with its module.
         broken: why the trace cannot be trusted, though the forward went on.
     """
 
     trace_asserts = True
 
-    def __init__(self, module: nn.Module, log: Log, forks: Forks) -> None:
+    def __init__(
+        self, module: nn.Module, log: Log, forks: Forks, carried: dict[tuple[str, str], Any] | None = None
+    ) -> None:
         super().__init__()
         self.module = module
         self.graph = fx.Graph(tracer_cls=fx.Tracer)
@@ -51,12 +54,13 @@ class TwinTracer(TracerBase):
         self.module_stack = collections.OrderedDict()
         self.constants: dict[str, Tensor] = {}
         self.reads: dict[str, Tensor | None] = {}
-        self.log, self.forks = log, forks
+        self.log, self.forks, self.carried = log, forks, carried or {}
+        log.symbols.tracer = self
         self.broken = ""
         self.ran: set[str] = set()
         self.mode = ambient()
         self.switches_grad = False
-        self.twins: list[Any] = []
+        self.twins: list[tuple[Any, nn.Module]] = []
 
     def proxy(self, node: fx.Node) -> Proxy:
         """What the forward sees of a node."""
@@ -160,7 +164,10 @@ class TwinTracer(TracerBase):
             module.__dict__["_modules"], lambda name, child: self.twin(child, prefix + name), note
         )
         if "__getattribute__" not in vars(cls):
-            self.log.comparable = False
+            self.log.comparable = self.log.complete = False
+        for (holder, name), value in self.carried.items():
+            if holder == path:
+                _put(state, name, value)
         state["_twin_log"], state["_twin_path"] = self.log, path
         forward = state.pop("forward", None)
         if root:
@@ -170,7 +177,7 @@ class TwinTracer(TracerBase):
         if forward is not None and root:
             state["forward"] = types.MethodType(getattr(forward, "__func__", forward), copy)
         state_of(copy).update(state)
-        self.twins.append(copy)
+        self.twins.append((copy, module))
         if root:
             self._exchange_held(copy)
         return copy
@@ -190,12 +197,13 @@ class TwinTracer(TracerBase):
             state_of(copy)[name] = exchanged(value, twin)
 
 
-def ambient() -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    """Gradient modes, which change no number, and autocast modes, which do."""
-    return (
-        (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
-        (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
-    )
+def _put(state: dict[str, Any], name: str, value: Any) -> None:
+    """Give a twin what an earlier call left on it."""
+    registry = next((state[k] for k in REGISTRIES if name in state[k]), state)
+    if value is Absent:
+        registry.pop(name, None)
+    else:
+        registry[name] = own(value)
 
 
 _TENSOR_ATTRIBUTES = frozenset(dir(Tensor))

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.fx.proxy import Attribute, Proxy
 
+from reparamkit.bytecode import asked_kind
 from reparamkit.reuse import logging_attributes
-from reparamkit.symbols import SymbolicNames, asked_kind
+from reparamkit.symbols import SymbolicNames
 from reparamkit.watch import Untraceable
 
 if TYPE_CHECKING:

@@ -1,0 +1,60 @@
+"""ambient: what a forward asks that is not among its arguments: chance, and the modes torch is in.
+
+A trace would hold the one answer it got. So random generators stop it, whoever owns them, and a question about a mode
+is answered both ways, like any other question about the call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+# By name: numpy need not be installed. All methods of these draw, or set what will be drawn.
+_GENERATORS = frozenset(
+    {
+        ("random", "Random"),
+        ("random", "SystemRandom"),
+        ("numpy.random.mtrand", "RandomState"),
+        ("numpy.random._generator", "Generator"),
+    }
+)
+# Modules of others that are looked through, since these questions are asked through them.
+LOOKED_THROUGH = frozenset({"torch", "torch.random", "numpy", "numpy.random", "random"})
+# By name too: torch.compile wraps some of them when it is first imported.
+_SEEDS = frozenset({"manual_seed", "seed", "set_rng_state", "fork_rng"})
+QUESTIONS: dict[Any, str] = {
+    torch.is_grad_enabled: "gradients are recorded",
+    torch.is_inference_mode_enabled: "inference mode is on",
+    torch.is_autocast_enabled: "autocast is on",
+    torch.is_autocast_cpu_enabled: "autocast is on",
+}
+
+
+def is_generator(value: Any) -> bool:
+    """Whether `value` makes random numbers."""
+    kind = type(value)
+    return (kind.__module__, kind.__qualname__) in _GENERATORS
+
+
+def seeds(function: Any) -> bool:
+    """Whether a function of torch sets what will be drawn."""
+    return function.__name__ in _SEEDS and function.__module__ == "torch.random"
+
+
+class Chance:
+    """Stands for a random generator: there is nothing one may ask it."""
+
+    def __init__(self, stop: Any) -> None:
+        self.__dict__["stop"] = stop
+
+    def __getattr__(self, name: str) -> Any:
+        raise self.__dict__["stop"](f"draws random numbers ({name})")
+
+
+def ambient() -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+    """Gradient modes, which change no number, and autocast modes, which do."""
+    return (
+        (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
+    )

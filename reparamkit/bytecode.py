@@ -1,0 +1,93 @@
+"""bytecode: what the code of a function tells before it runs, and what a frame is about to ask.
+
+Python's own `is`, and the class that an `isinstance` asks for, reach no traced value: only the code shows them.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import types
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NAMES = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")
+
+
+@lru_cache(maxsize=4096)
+def instructions(code: types.CodeType) -> tuple[dis.Instruction, ...]:
+    """What the code does, without what only helps the interpreter."""
+    return tuple(i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE", "PUSH_NULL"))
+
+
+@lru_cache(maxsize=4096)
+def doubts(code: types.CodeType) -> tuple[str, ...]:
+    """What the code does that no trace can hold, with the place."""
+    found = [f"compares by identity ({code.co_qualname}, line {line})" for line in _identities(code)]
+    for step in instructions(code):
+        if step.opname == "STORE_GLOBAL" or (step.opname == "STORE_DEREF" and step.argval in code.co_freevars):
+            found.append(f"assigns to {step.argval}, which outlives the call ({code.co_qualname})")
+    return tuple(found)
+
+
+def _identities(code: types.CodeType) -> list[str]:
+    """Lines on which it compares by identity what might be traced: not with None, nor an attribute of self."""
+    steps = instructions(code)
+    found = []
+    for at, step in enumerate(steps):
+        if step.opname != "IS_OP":
+            continue
+        start, plain = _operand(steps, at)
+        if plain and steps[start].opname == "LOAD_CONST" and steps[start].argval in (None, True, False):
+            continue
+        if not (plain and _operand(steps, start)[1]):
+            found.append(str(next((s.starts_line for s in reversed(steps[: at + 1]) if s.starts_line), "?")))
+    return found
+
+
+def _operand(steps: Sequence[dis.Instruction], end: int) -> tuple[int, bool]:
+    """Where the operand that ends before `end` starts, and whether it is a global name or belongs to self."""
+    at = end - 1
+    while at > 0 and steps[at].opname in ("LOAD_ATTR", "LOAD_METHOD"):
+        at -= 1
+    step = steps[at]
+    of_self = step.opname == "LOAD_FAST" and step.argval == "self"
+    if step.opname == "CALL" and [s.argval for s in steps[max(at - 2, 0) : at]] == ["type", "self"]:
+        return at - 2, True
+    return at, of_self or step.opname in (*_NAMES, "LOAD_CONST")
+
+
+def asked_kind(frame: types.FrameType) -> Any:
+    """The class that an `isinstance` which is running in `frame` asks for; `None` when it is not such a call."""
+    steps = instructions(frame.f_code)
+    at = next((i for i, step in enumerate(steps) if step.offset >= frame.f_lasti), len(steps))
+    try:
+        kind, start = _value(steps, at - 1, frame)
+    except (LookupError, AttributeError):
+        return None
+    names = [step.argval for step in steps[:start]]
+    return kind if start >= 2 and "isinstance" in names[max(0, start - 6) :] else None
+
+
+def _value(steps: Sequence[dis.Instruction], at: int, frame: types.FrameType) -> tuple[Any, int]:
+    """What the instructions that end at `at` leave on the stack, where they are names and tuples of names."""
+    step = steps[at]
+    if step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+        base, start = _value(steps, at - 1, frame)
+        return getattr(base, step.argval), start
+    if step.opname == "BUILD_TUPLE":
+        parts: list[Any] = []
+        start = at
+        for _ in range(step.argval):
+            part, start = _value(steps, start - 1, frame)
+            parts.insert(0, part)
+        return tuple(parts), start
+    if step.opname not in (*_NAMES, "LOAD_FAST"):
+        raise LookupError(step.opname)
+    value = {**frame.f_builtins, **frame.f_globals, **frame.f_locals}[step.argval]
+    if not builtins.isinstance(value, (builtins.type, types.ModuleType)):
+        raise LookupError(step.argval)
+    return value, at
