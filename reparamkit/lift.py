@@ -301,6 +301,9 @@ class Lifter:
             like = like_of(constants, made.op, lift, frame.module)
             link(value, made.value, Term(made.op, rules, like, made.rounding))
             value.generated = isinstance(made.op, Conv) and _generated(constants, frame)
+            value.cost = made.cost
+            if made.cost is not None and isinstance(frame.module, torch.jit.ScriptModule):
+                value.module_path, value.module = frame.path, frame.module  # it has no class that could be derived
         elif isinstance(made, Sum):
             value.terms = made.terms
             link_sum(value, self.algebra, rules)
