@@ -156,7 +156,7 @@ class Chooser:
 
     def _tell(self, value: Value, candidate: Candidate) -> None:
         """Say of a value whose own cost was measured that it is cheaper as it is."""
-        refusal = self._refused(candidate)
+        refusal = self._too_dear(candidate)
         if refusal is not None:
             self.refusals.setdefault(value, refusal)
 
