@@ -231,6 +231,35 @@ def test_scripted_modules_are_exchanged() -> None:
         assert "measured Sequential" in report.merged[0].before
 
 
+class Twice(nn.Module):
+    """One measured block, called at two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block, self.norm = Hidden(nn.Sequential(*conv_bn(4, 4, 3, padding=1))), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.norm(self.block(F.relu(self.block(x))))
+
+
+def test_shared_blocks_stay_shared_and_the_root_may_be_one() -> None:
+    deploy, _ = convert(Twice(), recipe="probe")
+    assert counts(deploy) == (1, 1)
+    root, _ = convert(Hidden(nn.Sequential(*conv_bn(4, 4, 3, padding=1))), recipe="probe")
+    assert isinstance(root, Hidden)
+    assert counts(root) == (1, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_takes_over_dtype_and_gradients(dtype: torch.dtype) -> None:
+    model = nn.Sequential(Hidden(randomize(_conv())), nn.BatchNorm2d(4)).to(dtype).eval()
+    model[0].requires_grad_(False)
+    made: Any = reparamkit.apply(model, "probe")
+    conv = next(m for m in made.modules() if isinstance(m, nn.Conv2d))
+    assert conv.weight.dtype == dtype
+    assert conv.weight.requires_grad == any(p.requires_grad for p in model.parameters())
+
+
 def test_inside_a_parent_that_cannot_be_traced_either() -> None:
     """Parent: two outputs. Child: measured, whatever the parent does with it."""
     parent = Hides(lambda m, x: (m.block(x), x.sum().item()), block=Written())
