@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,19 +40,3 @@ def test_lists_in_lists_keep_their_places() -> None:
     assert [name for name, _ in deploy.ops.named_children()] == ["0", "1"]
     assert [name for name, _ in deploy.ops[1].named_children()] == ["0", "1"]
     assert counts(deploy.ops[1]) == (1, 0)
-
-
-class FixedKernel(nn.Module):
-    """A kernel that is a buffer, a bias that is trained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.randn(6, 4, 3, 3))
-        self.bias = nn.Parameter(torch.randn(6))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, padding=1)  # type: ignore[arg-type]
-
-
-def test_kernel_that_is_no_parameter() -> None:
-    assert counts(convert(nn.Sequential(FixedKernel(), nn.BatchNorm2d(6)))[0]) == (1, 0)
