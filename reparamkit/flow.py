@@ -17,7 +17,7 @@ from reparamkit.operators import Layout
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from reparamkit.cost import Cost
     from reparamkit.errors import Refusal
@@ -46,6 +46,7 @@ class Value:
         module: that module.
         shared: its module is called at other places too, so that it cannot be exchanged.
         meta: it is no tensor of its own (a shape, an assertion).
+        constant: what it is, when it depends on parameters alone.
         mutates: it changes its first input in place.
         rank: number of axes, where known.
         source: the value it is an operator of; `None` when it is opaque.
@@ -72,6 +73,7 @@ class Value:
     module: nn.Module | None = None
     shared: bool = False
     meta: bool = False
+    constant: Tensor | None = None
     mutates: bool = False
     rank: int | None = None
     source: Value | None = None

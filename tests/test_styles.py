@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.helpers import conv_bn, convert, counts
+import reparamkit
+from tests.helpers import conv_bn, convert, counts, inputs
 
 
 class MixedOps(nn.Module):
@@ -40,3 +43,99 @@ def test_lists_in_lists_keep_their_places() -> None:
     assert [name for name, _ in deploy.ops.named_children()] == ["0", "1"]
     assert [name for name, _ in deploy.ops[1].named_children()] == ["0", "1"]
     assert counts(deploy.ops[1]) == (1, 0)
+
+
+class CastAffine(nn.Module):
+    """Parameters cast to the dtype of the input, as language models write it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.shift = nn.Parameter(torch.rand(channels)), nn.Parameter(torch.rand(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        gain = torch.sigmoid(self.weight.to(x.dtype)).view(1, -1, 1, 1)
+        return x * gain + self.shift.to(x.device).type_as(x)
+
+
+def test_parameters_cast_to_the_dtype_of_the_input() -> None:
+    deploy, report = convert(nn.Sequential(nn.Conv2d(4, 6, 3), CastAffine(6), nn.ReLU()))
+    assert len(report.merged) == 1
+    assert not list(deploy[1].parameters())  # type: ignore[index]
+    assert {k for k, v in report.key_map.items() if v == ("0.weight", "0.bias")} > {"1.weight", "1.shift"}
+
+
+class Counted(CastAffine):
+    """What was cast is changed before it is used."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        gain = self.weight.to(x.dtype, copy=True)
+        twice = gain.view(-1, 1, 1)
+        gain.mul_(2)
+        return x * twice
+
+
+def test_parameters_that_are_cast_and_changed_are_no_constants() -> None:
+    assert convert(nn.Sequential(nn.Conv2d(4, 6, 3), Counted(6)))[1].merged == ()
+
+
+class FrozenNorm(nn.Module):
+    """A frozen batch norm that computes in one way for gradients, in another without (as in detectron2)."""
+
+    twice: ClassVar[float] = 1.0
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.rand(channels) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        given: Any = (self.running_mean, self.running_var, self.weight, self.bias)
+        mean, var, weight, bias = given
+        if x.requires_grad:
+            scale = weight * (var + self.eps).rsqrt() * self.twice
+            shift = (bias - mean * scale).reshape(1, -1, 1, 1)
+            return x * scale.reshape(1, -1, 1, 1).to(x.dtype) + shift.to(x.dtype)
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)
+
+
+class NormedConv(nn.Conv2d):
+    """A convolution with a norm of its own, as in detectron2."""
+
+    def __init__(self, *args: Any, norm: nn.Module, **options: Any) -> None:
+        super().__init__(*args, bias=False, **options)
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Any:
+        return self.norm(F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups))
+
+
+class FrozenRep(nn.Module):
+    def __init__(self, norm: type[FrozenNorm]) -> None:
+        super().__init__()
+        self.wide, self.narrow = NormedConv(4, 4, 3, padding=1, norm=norm(4)), NormedConv(4, 4, 1, norm=norm(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.wide(x) + self.narrow(x) + x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_forwards_that_are_one_operator_whichever_way_they_go(dtype: torch.dtype) -> None:
+    deploy, report = convert(FrozenRep(FrozenNorm))
+    assert counts(deploy) == (1, 0)
+    assert not report.untraceable
+    again: Any = reparamkit.apply(FrozenRep(FrozenNorm).eval().to(dtype))
+    assert again.reparam.weight.dtype == dtype
+    x = inputs((1, 4, 7, 7))
+    wanted = deploy(x)
+    assert torch.equal(deploy(x.requires_grad_()), wanted)
+
+
+class Differing(FrozenNorm):
+    twice = 2.0
+
+
+def test_forwards_that_are_two_operators_stay() -> None:
+    deploy, report = convert(nn.Sequential(nn.Conv2d(4, 4, 3), Differing(4)))
+    assert report.merged == ()
+    assert isinstance(deploy[1], Differing)  # type: ignore[index]
