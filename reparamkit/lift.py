@@ -19,7 +19,7 @@ from reparamkit.agree import agreed, may_agree
 from reparamkit.calls import bound
 from reparamkit.constant import constant_of, stored
 from reparamkit.errors import Refusal
-from reparamkit.facts import CONV_RANKS, RANKED, rank_of_call, rank_of_module
+from reparamkit.facts import CONV_RANKS, RANKED, keeps_rank, rank_of_call, rank_of_module
 from reparamkit.flow import Flow, Frame, Stacked, Value, mapped
 from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.link import like_of, link, link_cat, link_sum
@@ -139,6 +139,8 @@ class Lifter:
     def _rank_of_reader(self, path: str, node: fx.Node, user: fx.Node, depth: int) -> int | None:
         if user.op == "call_function" and user.target in CONV_RANKS:
             return CONV_RANKS[user.target]
+        if keeps_rank(node, user) and depth <= _MAX_DEPTH:
+            return self._rank_read(path, user, depth + 1)
         if user.op != "call_module" or user.args[:1] != (node,) or depth > _MAX_DEPTH:
             return None
         inner = joined(path, str(user.target))

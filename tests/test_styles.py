@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import pytest
@@ -139,3 +140,60 @@ def test_forwards_that_are_two_operators_stay() -> None:
     deploy, report = convert(nn.Sequential(nn.Conv2d(4, 4, 3), Differing(4)))
     assert report.merged == ()
     assert isinstance(deploy[1], Differing)  # type: ignore[index]
+
+
+class PaddedConv(nn.Module):
+    """Pads by what it computes from the length of its input (as in SpeechBrain)."""
+
+    def __init__(self, taps: int, amount: Any) -> None:
+        super().__init__()
+        self.conv, self.taps, self.amount = nn.Conv1d(4, 4, taps), taps, amount
+
+    def forward(self, x: Tensor) -> Any:
+        length = x.shape[-1]
+        made = math.floor((length - (self.taps - 1) - 1) / 1) + 1
+        pads = [self.amount(length, made), self.amount(length, made)]
+        return self.conv(F.pad(x, pads))
+
+
+class PaddedRep(nn.Module):
+    def __init__(self, amount: Any) -> None:
+        super().__init__()
+        self.wide, self.narrow = PaddedConv(3, amount), PaddedConv(1, amount)
+        self.norms = nn.ModuleList([nn.BatchNorm1d(4) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.norms
+        return F.relu(a(self.wide(x)) + b(self.narrow(x)) + c(x))
+
+
+SIGNALS = ((2, 4, 9), (1, 4, 14))
+
+
+@pytest.mark.parametrize(
+    "amount",
+    [
+        lambda length, made: math.floor((length - made) / 2),
+        lambda length, made: (length - made) // 2,
+        lambda length, made: math.ceil(0.5 * length - made / 2),
+        lambda length, made: (2 * length - made - length) // 2,
+    ],
+)
+def test_padding_that_is_the_same_for_every_size(amount: Any) -> None:
+    deploy, _ = convert(PaddedRep(amount), *SIGNALS)
+    assert counts(deploy) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "amount",
+    [
+        lambda length, made: (length - made) // 2 + (length > 0) * 0,
+        lambda length, made: math.floor((length - made) / 2 + (length / 3 * 3 - length)),
+        lambda length, made: (length - made) // 2 + (length // 4 - length // 4),
+        lambda length, made: (length * length - made * length) // (2 * length),
+    ],
+)
+def test_padding_that_may_depend_on_the_size(amount: Any) -> None:
+    """Not known to be the same: the branches stay, each with its norm folded."""
+    deploy, _ = convert(PaddedRep(amount), *SIGNALS)
+    assert counts(deploy) == (2, 1)
