@@ -197,3 +197,31 @@ def test_padding_that_may_depend_on_the_size(amount: Any) -> None:
     """Not known to be the same: the branches stay, each with its norm folded."""
     deploy, _ = convert(PaddedRep(amount), *SIGNALS)
     assert counts(deploy) == (2, 1)
+
+
+class MaskedProjection(nn.Module):
+    """A norm, rearranged axes and a linear layer in a forward that takes a mask or does without (as in fairseq)."""
+
+    def __init__(self, other: bool = False) -> None:
+        super().__init__()
+        self.conv, self.norm, self.proj, self.other = nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), nn.Linear(6, 5), other
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.norm(F.gelu(self.conv(x)))
+        if mask is None or not self.other:
+            x = self.proj(x.transpose(1, 2))
+        else:
+            x = self.proj(F.relu(x.transpose(1, 2)))
+        return x if mask is None else x.masked_fill(mask.unsqueeze(-1), 0)
+
+
+def test_rearranged_axes_in_a_forward_with_ways() -> None:
+    model = MaskedProjection()
+    deploy = convert(model, *SIGNALS)[0]
+    assert counts(deploy) == (2, 0)
+    x, mask = inputs((2, 4, 9)), torch.rand(2, 7) > 0.5
+    assert torch.allclose(deploy(x, mask), model.double()(x, mask), rtol=1e-9)
+
+
+def test_rearranged_axes_that_only_one_way_has() -> None:
+    assert counts(convert(MaskedProjection(other=True), *SIGNALS)[0]) == (2, 1)
