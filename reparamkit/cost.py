@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,10 @@ class Cost:
             self.traffic + other.traffic,
             self.ops + other.ops,
         )
+
+    def at(self, density: float) -> Cost:
+        """The cost, given for one position of a result, for `density` of them."""
+        return replace(self, macs=self.macs * density, traffic=self.traffic * density)
 
     @property
     def score(self) -> float:

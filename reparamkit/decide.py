@@ -141,6 +141,8 @@ class Chooser:
             rest = self._best(candidate.source, origin)
             cost = candidate.after + rest.cost
             if self.policy.score(cost) >= self.policy.score(best.cost) - 1e-9:
+                if value.cost is not None:
+                    self._tell(value, candidate)
                 continue
             refusal = self._too_dear(candidate)
             if refusal is None:
@@ -151,6 +153,12 @@ class Chooser:
         for candidate in best.regions:
             self._used_by.setdefault(candidate, []).append(key)
         return best
+
+    def _tell(self, value: Value, candidate: Candidate) -> None:
+        """Say of a value whose own cost was measured that it is cheaper as it is."""
+        refusal = self._too_dear(candidate)
+        if refusal is not None:
+            self.refusals.setdefault(value, refusal)
 
     def _kept(self, value: Value, origin: Value) -> _Best:
         """The node as it is, its inputs cut the best way."""
@@ -207,7 +215,7 @@ class Chooser:
         if isinstance(values, Refusal):
             return values
         work = [v for v in values if not _is_free(v) and not v.stays]
-        if len(work) < 2 and not any(v.generated for v in work):
+        if len(work) < 2 and not any(v.generated or v.cost for v in work):
             return None
         made = realizable(replace(term, op=term.op.op) if isinstance(term.op, Arranged) else term)
         if isinstance(made, Refusal):
@@ -249,6 +257,8 @@ def _own_cost(value: Value) -> Cost:
         return Cost(traffic=channels * value.density * adds, ops=adds)
     if value.term is None or value.stays or _is_free(value):
         return Cost()
+    if value.cost is not None:
+        return value.cost.at(value.density)
     cost = cost_of(value.term.op, value.density, channels)
     if value.module is None:
         statistics = 2 * channels if conv_bn.RULE in value.term.rules else 0

@@ -93,6 +93,14 @@ def rank_of_call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ran
     return None
 
 
+def keeps_rank(node: fx.Node, user: fx.Node) -> bool:
+    """Whether a call gives a result of as many axes as `node`, the only tensor it reads, has."""
+    if user.op not in ("call_function", "call_method") or user.args[:1] != (node,):
+        return False
+    alone = len(user.all_input_nodes) == 1 or user.target is F.pad
+    return alone and all(rank_of_call(user.target, user.args, user.kwargs, [rank]) == rank for rank in (3, 4, 5))
+
+
 def _reduced(args: tuple[Any, ...], kwargs: dict[str, Any], rank: int | None) -> int | None:
     dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
     keep = kwargs.get("keepdim", args[2] if len(args) > 2 else False)

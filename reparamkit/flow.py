@@ -7,6 +7,7 @@ traced too written into it. Its `Value`s are operators relative to a source; eve
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
@@ -16,8 +17,9 @@ from reparamkit.operators import Layout
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import nn
+    from torch import Tensor, nn
 
+    from reparamkit.cost import Cost
     from reparamkit.errors import Refusal
     from reparamkit.merge import Term
     from reparamkit.rule import Split, Tail
@@ -44,6 +46,7 @@ class Value:
         module: that module.
         shared: its module is called at other places too, so that it cannot be exchanged.
         meta: it is no tensor of its own (a shape, an assertion).
+        constant: what it is, when it depends on parameters alone.
         mutates: it changes its first input in place.
         rank: number of axes, where known.
         source: the value it is an operator of; `None` when it is opaque.
@@ -54,6 +57,7 @@ class Value:
         split: its module is an operator first and something else then; this value is the operator.
         tail: its module is something else first and an operator then; this value is the operator.
         generated: it has a kernel that its forward computes from parameters.
+        cost: what it costs a position, where its operator does not tell.
         refusal: why it is opaque, or why its sum does not merge.
         users: values that read it.
         escapes: it is read by something outside the flow.
@@ -69,6 +73,7 @@ class Value:
     module: nn.Module | None = None
     shared: bool = False
     meta: bool = False
+    constant: Tensor | None = None
     mutates: bool = False
     rank: int | None = None
     source: Value | None = None
@@ -79,6 +84,7 @@ class Value:
     split: Split | None = None
     tail: Tail | None = None
     generated: bool = False
+    cost: Cost | None = None
     refusal: Refusal | None = None
     users: list[Value] = field(default_factory=list)
     escapes: bool = False
@@ -187,7 +193,4 @@ def mapped(tree: Any, read: Callable[[fx.Node], Any]) -> Any:
 
 def tensor_of(module: nn.Module, name: str) -> Any:
     """The parameter, buffer or other tensor of `module` with this dotted name."""
-    if "." not in name:
-        return getattr(module, name)
-    owner, _, attribute = name.rpartition(".")
-    return getattr(module.get_submodule(owner), attribute)
+    return attrgetter(name)(module)

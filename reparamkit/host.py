@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from reparamkit.constant import readers
 from reparamkit.ends import backs, fronts, lies_inside, only_around, outermost, unit
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose
@@ -297,7 +298,7 @@ def _frozen(frame: Frame, candidate: Candidate) -> Refusal | None:
     for node in frame.traced.graph.nodes:
         if node.op != "get_attr" or str(node.target) not in frame.traced.constants:
             continue
-        for user in node.users:
+        for user in readers(node, frame):
             if frame.values.get(user) not in inside:
                 reason = f"{user.name} reads a constant computed from parameters; rewriting would freeze it"
                 return Refusal("RK604", reason, frame.path)

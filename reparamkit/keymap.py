@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
+from reparamkit.constant import read_by
 from reparamkit.host import Swap
 from reparamkit.paths import joined
 
@@ -79,9 +80,7 @@ def _places(value: Value, flow: Flow) -> Iterator[str]:
         yield f"{value.module_path}." if value.module_path else ""
         return
     frame = flow.frames[value.path]
-    for node in value.node.all_input_nodes:
-        if node.op != "get_attr":
-            continue
+    for node in read_by(value.node, frame):
         if str(node.target) in frame.traced.constants:
             # It was computed from what the forward looked at; from which of it is not recorded.
             yield from (joined(frame.path, name) for name in _unnamed(frame.traced.reads, frame.traced.graph))

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from reparamkit.agree import agreed, may_agree
 from reparamkit.calls import bound
+from reparamkit.constant import constant_of, stored
 from reparamkit.errors import Refusal
-from reparamkit.facts import CONV_RANKS, RANKED, rank_of_call, rank_of_module
-from reparamkit.flow import Flow, Frame, Stacked, Value, mapped, tensor_of
+from reparamkit.facts import CONV_RANKS, RANKED, keeps_rank, rank_of_call, rank_of_module
+from reparamkit.flow import Flow, Frame, Stacked, Value, mapped
 from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.link import like_of, link, link_cat, link_sum
 from reparamkit.merge import Algebra, Term
@@ -137,6 +139,8 @@ class Lifter:
     def _rank_of_reader(self, path: str, node: fx.Node, user: fx.Node, depth: int) -> int | None:
         if user.op == "call_function" and user.target in CONV_RANKS:
             return CONV_RANKS[user.target]
+        if keeps_rank(node, user) and depth <= _MAX_DEPTH:
+            return self._rank_read(path, user, depth + 1)
         if user.op != "call_module" or user.args[:1] != (node,) or depth > _MAX_DEPTH:
             return None
         inner = joined(path, str(user.target))
@@ -174,8 +178,33 @@ class Lifter:
         value.refusal = refusal or _opaque(traced, path)
         value.mutates = may_mutate(module)
         value.rank = self._rank(path, module, inputs)
-        ended = own_layer(module, traced, self._call_lift) if refusal is None and isinstance(traced, Forked) else None
+        if refusal is not None or not isinstance(traced, Forked):
+            return value
+        whole = self._whichever_way(path, module, traced, node, inputs)
+        if whole is not None:
+            value.refusal, value.mutates = None, False
+            link(value, inputs[0], whole)
+            return value
+        ended = own_layer(module, traced, self._call_lift)
         return value if ended is None else self._tailed(flow, frame, node, value, *ended)
+
+    def _whichever_way(
+        self, path: str, module: nn.Module, traced: Forked, node: fx.Node, inputs: list[Value]
+    ) -> Term | None:
+        """The operator that a module is, whichever way its forward goes, if it is one."""
+        if len(inputs) != 1 or len(node.args) != 1 or node.kwargs or not may_agree(module, traced):
+            return None
+        inlined = set(self.inlined)
+        frames = []
+        for way in traced.graphs:
+            entry = next(n for n in way.graph.nodes if n.op == "placeholder")
+            apart = Flow(path)
+            given = _new(apart, path, entry)
+            given.rank = inputs[0].rank
+            frames.append(self._frame(apart, path, way, {str(entry.target): given}, _MAX_DEPTH))
+        whole = agreed(frames, self.algebra)
+        self.inlined = inlined if whole is None else inlined | {path}
+        return whole
 
     def _call_lift(self, target: Any) -> Lift | None:
         lift = self.registry.call_lift(target)
@@ -270,7 +299,8 @@ class Lifter:
             target = f".{node.target}" if node.op == "call_method" else node.target
             about = self._calls[node] = (target, self.registry.call_lift(target), mutates(node))
         target, lift, value.mutates = about
-        value.meta = _is_meta(node, inputs)
+        value.constant = constant_of(node, frame)
+        value.meta = value.constant is not None or _is_meta(node, inputs)
         if value.meta:
             return value
         value.rank = rank_of_call(node.target, node.args, node.kwargs, [v.rank for v in inputs if not v.meta])
@@ -301,6 +331,9 @@ class Lifter:
             like = like_of(constants, made.op, lift, frame.module)
             link(value, made.value, Term(made.op, rules, like, made.rounding))
             value.generated = isinstance(made.op, Conv) and _generated(constants, frame)
+            value.cost = made.cost
+            if made.cost is not None and isinstance(frame.module, torch.jit.ScriptModule):
+                value.module_path, value.module = frame.path, frame.module  # it has no class that could be derived
         elif isinstance(made, Sum):
             value.terms = made.terms
             link_sum(value, self.algebra, rules)
@@ -311,10 +344,8 @@ class Lifter:
         """The node's arguments: values for what flows, tensors for parameters and constants."""
 
         def read(n: fx.Node) -> Any:
-            if n.op != "get_attr":
-                return frame.values[n]
-            constant = frame.traced.constants.get(str(n.target))
-            return constant if constant is not None else tensor_of(frame.module, str(n.target))
+            constant = stored(n, frame)
+            return frame.values[n] if constant is None else constant
 
         return mapped(node.args, read), {k: mapped(v, read) for k, v in node.kwargs.items()}
 

@@ -41,7 +41,7 @@ def observe(model: nn.Module, example_inputs: Any) -> dict[str, Seen | None]:
 
 
 def observe_ranks(found: Survey, model: nn.Module, example_inputs: Any) -> None:
-    """Run a copy of `model` once and note how many axes the inputs and outputs of each module have.
+    """Run a copy of `model` once and note how many axes the inputs and outputs of each module have, and one size.
 
     Args:
         found: the survey to add to.
@@ -55,6 +55,8 @@ def observe_ranks(found: Survey, model: nn.Module, example_inputs: Any) -> None:
         if path in found.ranks_in and (found.ranks_in[path], found.ranks_out[path]) != (ranks, out):
             ranks, out = (), None
         found.ranks_in[path], found.ranks_out[path] = ranks, out
+        if args and isinstance(args[0], Tensor):
+            found.sizes_in[path] = tuple(args[0].shape)
 
     _run_copy(model, example_inputs, note)
 
@@ -63,7 +65,8 @@ def _run_copy(model: nn.Module, example_inputs: Any, note: Callable[[str, Any, A
     """Run a copy of `model` once; `note` gets the path, arguments and output of every call."""
     twin = copy.deepcopy(model)
     for path, module in modules_under(twin):
-        module.register_forward_hook(partial(_called, note, path), with_kwargs=True)
+        if not isinstance(module, torch.jit.ScriptModule):  # those take no hooks
+            module.register_forward_hook(partial(_called, note, path), with_kwargs=True)
     args, kwargs = arguments(example_inputs)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         twin(*args, **kwargs)

@@ -107,6 +107,8 @@ def _own_parameters(call: fx.Node, module: nn.Module) -> frozenset[str]:
 def _taken(module: nn.Module, calls: Sequence[fx.Node]) -> frozenset[str]:
     """The parameters that all `calls`, one for each way through the forward, take; a bias too that is not there yet."""
     named = frozenset.intersection(*(_own_parameters(call, module) for call in calls))
+    if "weight" not in named:
+        return frozenset()
     stored = {name for name, tensor in module._parameters.items() if tensor is not None}
     missing = {"bias"} & (module._parameters.keys() - stored)
     tries = (named | missing, named) if missing and named == {"weight"} else (named,)

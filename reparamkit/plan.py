@@ -15,10 +15,13 @@ from reparamkit.host import Edit, host
 from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
 from reparamkit.naming import name_and_write
+from reparamkit.paths import within
 from reparamkit.policy import Policy
+from reparamkit.probe import probe
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
-from reparamkit.scope import Scope, out_of_scope, scopes_of, switched_on
+from reparamkit.rules import probe as measured
+from reparamkit.scope import Scope, allowed_here, out_of_scope, scopes_of, switched_on
 from reparamkit.survey import Survey
 
 
@@ -90,10 +93,21 @@ def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Regist
     plan = Plan(model, recipe, policy, survey, registry, scopes=scopes_of(recipe, survey.modules.items()))
     algebra = Algebra(registry.merge, switched_on(recipe, registry.opt_in_ids))
     by_path = {s.path: s.block for s in plan.scopes}
+    if algebra.enabled(measured.RULE):
+        plan.refusals += probe(survey, lambda path: allowed_here(measured.RULE, True, path, by_path))
+    replaced: set[str] = set()
     for flow in Lifter(survey, registry, algebra).flows():
-        _plan_flow(plan, flow, algebra, by_path)
+        if not within(flow.path, replaced):
+            _plan_flow(plan, flow, algebra, by_path)
+            replaced |= _measured(plan.edits, flow)
     name_and_write(plan, by_path)
     return plan
+
+
+def _measured(edits: list[Planned], flow: Flow) -> set[str]:
+    """Modules that go as a whole: they were measured, so what is inside is no part of the flow."""
+    values = [v for planned in edits if planned.flow is flow for v in planned.edit.candidate.values]
+    return {v.path for v in values if v.term is not None and measured.RULE in v.term.rules}
 
 
 def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> None:

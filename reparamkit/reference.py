@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from reparamkit.flow import mapped, tensor_of
+from reparamkit.constant import stored
+from reparamkit.flow import mapped
 
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Frame, Value
@@ -223,14 +224,12 @@ def _run_node(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Any:
 
 
 def _read(node: fx.Node, frame: Frame, flow: Flow, known: dict[Value, Tensor]) -> Any:
-    if node.op != "get_attr":
+    constant = stored(node, frame)
+    if constant is None:
         value = frame.values[node]
         if value.meta and value not in known:  # a size of something in the region
             return _run_node(value, flow, known)
         return _known(value, known)
-    constant = frame.traced.constants.get(str(node.target))
-    if constant is None:
-        constant = tensor_of(frame.module, str(node.target))
     return constant.detach().double() if constant.is_floating_point() else constant
 
 

@@ -13,6 +13,8 @@ from torch import nn
 from reparamkit.errors import ModelError, Refusal
 from reparamkit.operators import Conv
 from reparamkit.paths import joined
+from reparamkit.rules import probe
+from reparamkit.rules.probe import Measured
 
 if TYPE_CHECKING:
     from reparamkit.flow import Value
@@ -156,7 +158,8 @@ class Report:
 
 
 def _error(merged: Merged) -> str:
-    return "" if merged.error is None else f"  [{merged.error:.1e}]"
+    how = " by measurement only" if probe.RULE in merged.rules else ""
+    return "" if merged.error is None else f"  [{merged.error:.1e}{how}]"
 
 
 def report_of(
@@ -243,6 +246,9 @@ def _counted(names: list[str]) -> list[str]:
 
 
 def _described(value: Value) -> str:
+    measured = next((a for a in value.node.args if isinstance(a, Measured)), None)
+    if measured is not None:
+        return str(measured)
     if value.module is not None:
         return _module(value.module)
     if value.parts:

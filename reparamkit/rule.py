@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
     from reparamkit.block import Block
+    from reparamkit.cost import Cost
     from reparamkit.errors import Refusal
     from reparamkit.merge import Like
     from reparamkit.operators import Operator
@@ -71,11 +72,13 @@ class Through:
         value: the input.
         op: the operator.
         rounding: how far, relatively, numbers of the call may be off because the forward computed them in its dtype.
+        cost: what the call costs a position of its result, where `op` does not tell; then it may be replaced alone.
     """
 
     value: Any
     op: Operator
     rounding: float = 0.0
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)

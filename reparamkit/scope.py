@@ -120,8 +120,8 @@ def out_of_scope(edit: Edit, scopes: dict[str, Block], opt_in: frozenset[str] = 
     return Refusal("RK801", f"{', '.join(missing)} (the recipe allows {listed})", where) if missing else None
 
 
-def transforms_here(rule: str, opt_in: bool, path: str, scopes: dict[str, Block]) -> bool:
-    """Whether the recipe lets a transform run on the module at `path`.
+def allowed_here(rule: str, opt_in: bool, path: str, scopes: dict[str, Block]) -> bool:
+    """Whether the recipe has a rule for the module at `path` as a whole.
 
     Args:
         rule: its id.

@@ -208,12 +208,19 @@ def _remove(module: nn.Module, name: str, journal: _Journal) -> None:
     if child is None:
         return
     journal.attributes(child, "_modules", "_parameters", "_buffers")
+    places = tuple(child._modules)
     _remove(child, tail, journal)
     if not (child._modules or any(True for _ in child.parameters()) or any(True for _ in child.buffers())):
         module._modules.pop(head, None)
     elif isinstance(child, nn.ModuleList):
-        # The places of a list are its names: one that is gone keeps its place.
-        child._modules[tail.partition(".")[0]] = nn.Identity().eval()
+        _keep_places(child, places)
+
+
+def _keep_places(modules: nn.ModuleList, places: tuple[str, ...]) -> None:
+    """The places of a list are its names: one that is gone keeps its place, and the order is what it was."""
+    kept = {name: modules._modules.get(name, nn.Identity().eval()) for name in places}
+    modules._modules.clear()
+    modules._modules.update(kept)
 
 
 def _is_torch_layer(cls: type[nn.Module]) -> bool:

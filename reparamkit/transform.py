@@ -25,7 +25,7 @@ from reparamkit.prove_block import prove_block
 from reparamkit.ranges import Ranges
 from reparamkit.report import Merged
 from reparamkit.rule import Rewritten, Transform
-from reparamkit.scope import switched_on, transforms_here
+from reparamkit.scope import allowed_here, switched_on
 from reparamkit.splice import Steps, splice
 from reparamkit.survey import Survey, survey
 from reparamkit.trace import Forked
@@ -119,7 +119,7 @@ def _run(
     for flow in Lifter(found, made.registry, algebra).flows():
         ranges = Ranges(flow)
         for path, frame in sorted(flow.frames.items(), key=lambda item: item[0].count(".") + bool(item[0])):
-            if not transforms_here(rule.rule, rule.opt_in, path, scopes):
+            if not allowed_here(rule.rule, rule.opt_in, path, scopes):
                 continue
             if within(path, gone) or any(below(g, path) for g in gone):
                 left = True

@@ -58,16 +58,25 @@ def _steps(candidate: Candidate, flow: Flow) -> list[Any] | None:
 
 
 def _name(value: Value, flow: Flow) -> Any:
-    """Something that is the same in every way; `None` for a step of the forward that has them."""
+    """Something that is the same in every way; `None` for a step of the forward that has them, if it computes."""
     if value.module_path is not None:
         return value.module_path
-    return None if value.path == flow.path else (value.path, value.node)
+    if value.path != flow.path:
+        return value.path, value.node
+    return _rearrangement(value) if value.stays else None
+
+
+def _rearrangement(value: Value) -> Any:
+    """What a step that rearranges axes does, where it does not ask for sizes."""
+    first, *others = value.node.args
+    plain = value.node.all_input_nodes == [first]
+    return (str(value.node.target), str(others), str(value.node.kwargs)) if plain else None
 
 
 def _breaks(steps: list[Any], way: Flow, in_place: bool) -> bool:
     """Whether `way` takes one of the steps, but not as this chain with nobody else reading what is between."""
     # Of a module that is an operator first and something else then, the operator is the first value.
-    taken = {_name(v, way): v for v in reversed(way.values) if _name(v, way) in steps}
+    taken = {_name(v, way): v for v in reversed(way.values) if not v.stays and _name(v, way) in steps}
     if not taken:
         return False
     value: Value | None = taken.get(steps[-1])

@@ -25,6 +25,7 @@ from reparamkit.recipe import (
     shipped_recipes,
 )
 from reparamkit.recipe.file import read_text
+from reparamkit.rules import CORE
 
 FOLDER = Path(reparamkit.__file__).parent.parent / "recipes"
 NAMES = [
@@ -40,27 +41,7 @@ NAMES = [
     "unireplknet",
     "yolo",
 ]
-CORE_RULES = {
-    "core/averaging",
-    "core/border",
-    "core/branch_sum",
-    "core/concat",
-    "core/conv",
-    "core/conv_bn",
-    "core/dilation",
-    "core/gate",
-    "core/groups",
-    "core/identity_to_conv",
-    "core/kernel_padding",
-    "core/linear",
-    "core/no_op",
-    "core/norm_affine",
-    "core/pad",
-    "core/pooling",
-    "core/scale",
-    "core/sequential",
-    "core/unshare",
-}
+CORE_RULES = {rule.rule for rule in CORE}
 MINIMAL = "version: 1\nname: mine\nblocks:\n  - match: {class: Block}\n"
 
 

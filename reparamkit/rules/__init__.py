@@ -27,6 +27,7 @@ from reparamkit.rules import (
     norm_affine,
     pad,
     pooling,
+    probe,
     scale,
     sequential,
     unshare,
@@ -56,6 +57,7 @@ CORE: tuple[Rule, ...] = (
     *gate.rules,
     *norm_affine.rules,
     *unshare.rules,
+    *probe.rules,
 )
 
 

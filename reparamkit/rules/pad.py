@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from reparamkit.errors import Refusal
 from reparamkit.operators import Stencil, stencil, vector
 from reparamkit.rule import Call, Context, Lift, Rule, Through
+from reparamkit.rules.arithmetic import number
 from reparamkit.rules.constants import scalar
 
 RULE = "core/pad"
@@ -59,7 +60,9 @@ def lift_pad(call: Call, context: Context) -> Through | Refusal:
     """`F.pad`."""
     bound = call.bind("input", "pad", mode="constant", value=None)
     value = bound.pop("input")
-    if not call.is_input(value) or not call.constant(list(bound.values())):
+    if isinstance(bound["pad"], (list, tuple)):
+        bound["pad"] = [number(amount) for amount in bound["pad"]]
+    if not call.is_input(value) or not call.constant(list(bound.values())) or None in bound["pad"]:
         return Refusal("RK331", "padding that depends on the input")
     if context.rank is None:
         return Refusal("RK203", "which axes are spatial depends on it; pass example_inputs")
