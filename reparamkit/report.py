@@ -152,6 +152,8 @@ class Report:
         if self.untraceable:
             lines.append("not traced (what is inside was converted piece by piece):")
             lines += [f"  {refusal}" for refusal in self.untraceable]
+        if self.whole_model is not None and self.whole_model.unjudged is not None:
+            lines.append(f"whole model: {self.whole_model.unjudged}")
         return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from reparamkit.errors import ExportError
 from reparamkit.export.program import Dynamic, export_program, first_line, free_axes
 from reparamkit.export.runtime import RuntimeModule, engine_module
 from reparamkit.output import checked_target, replacing
-from reparamkit.verify import Comparison, verify
+from reparamkit.verify import Comparison, compare
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Exported:
                 f"ONNX Runtime against the original: error {self.comparison.error:.2e}, "
                 f"allowed {self.comparison.allowed:.2e}"
             )
+            lines += [] if self.comparison.unjudged is None else [str(self.comparison.unjudged)]
         return "\n".join(lines)
 
 
@@ -99,7 +100,7 @@ def _first_that_runs(
             _write(program, file)
             if original is None:
                 return program, None
-            return program, verify(original, RuntimeModule(file, original, example_inputs), example_inputs)
+            return program, compare(original, RuntimeModule(file, original, example_inputs), example_inputs)
         except ExportError:
             if level is levels[-1]:
                 raise
