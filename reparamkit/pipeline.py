@@ -22,6 +22,7 @@ from torch import nn
 
 from reparamkit.check import checked_example, checked_model, expectations
 from reparamkit.errors import RecipeError, Refusal
+from reparamkit.example_form import form_of
 from reparamkit.host import Rewrite
 from reparamkit.keymap import key_map, keys_of
 from reparamkit.observe import observe_ranks
@@ -194,6 +195,7 @@ def apply(
         report,
         merged=(*report.merged, *more.merged),
         key_map=key_map(keys, keys_of(target), proven),
+        example=form_of(example_inputs),
         _undo=[undo, more.undo] if keep_original else [],
     )
     return target, report

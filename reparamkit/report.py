@@ -84,6 +84,7 @@ class Report:
         key_map: key of the original's state dict -> keys of the converted one's that depend on it; one that was
             not merged maps to itself, one that plays no part any more to nothing.
         spec: the recipe, complete, with the policy that was used.
+        example: shapes and dtypes of the example inputs, as plain data (`reparamkit.example_form`), if there were any.
     """
 
     recipe: str
@@ -94,7 +95,8 @@ class Report:
     whole_model: Comparison | None = None
     plugins: tuple[str, ...] = field(default=())
     key_map: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False, hash=False)
-    spec: Recipe | None = field(default=None, repr=False, hash=False)
+    spec: Recipe | None = field(default=None, repr=False)
+    example: Any = field(default=None, repr=False, hash=False)
     _undo: list[Callable[[], None]] = field(default_factory=list, repr=False, compare=False)
 
     def undo(self) -> None:
@@ -152,8 +154,8 @@ class Report:
         if self.untraceable:
             lines.append("not traced (what is inside was converted piece by piece):")
             lines += [f"  {refusal}" for refusal in self.untraceable]
-        if self.whole_model is not None and self.whole_model.unjudged is not None:
-            lines.append(f"whole model: {self.whole_model.unjudged}")
+        if self.whole_model is not None:
+            lines.append(f"whole model: {self.whole_model}")
         return "\n".join(lines)
 
 

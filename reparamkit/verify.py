@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from reparamkit.arguments import arguments
+from reparamkit.arguments import called
 from reparamkit.ends import in_front
 from reparamkit.errors import ModelError, Refusal, VerificationError
 from reparamkit.lower import lower, numbers
@@ -249,6 +249,10 @@ class Comparison:
     allowed: float
     unjudged: Refusal | None = None
 
+    def __str__(self) -> str:
+        found = f"error {self.error:.1e}, allowed {self.allowed:.1e}, the original's own rounding {self.noise:.1e}"
+        return found if self.unjudged is None else str(self.unjudged)
+
 
 # Of a model in its own dtype; a model that amplifies rounding more than that is judged by its own noise.
 _FLOOR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 5e-1}
@@ -276,7 +280,7 @@ def verify(model: nn.Module, converted: nn.Module, example_inputs: Any, *, rtol:
     Raises:
         VerificationError: RK901 when the outputs differ by more, or are built differently; RK903 when the original
             loses so much in its dtype that the comparison says nothing.
-        ModelError: RK101 when one of the models is in training mode.
+        ModelError: RK101 when one of the models is in training mode, RK104 when one does not run on the input.
     """
     found = compare(model, converted, example_inputs, rtol)
     if found.unjudged is not None:
@@ -318,13 +322,12 @@ class Truth:
 
 def outputs(model: nn.Module, example_inputs: Any, dtype: torch.dtype | None) -> Any:
     """What `model` (or a copy of it in `dtype`) returns; the caller's random state is kept."""
-    args, kwargs = arguments(example_inputs)
     if dtype is not None:
         model = copy.deepcopy(model).to(dtype)
-        args, kwargs = pytree.tree_map(lambda x: _cast(x, dtype), (args, kwargs))
+        example_inputs = pytree.tree_map(lambda x: _cast(x, dtype), example_inputs)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        return model(*args, **kwargs)
+        return called(model, example_inputs)
 
 
 def _cast(x: Any, dtype: torch.dtype) -> Any:

@@ -171,20 +171,32 @@ class TestSaveAndLoad:
             reparamkit.load(trained(), tmp_path / "m.safetensors")
         assert_same(deploy, reparamkit.load(trained(1), tmp_path / "m.safetensors", recipe="auto"), SHAPE)
 
-    def test_what_was_learned_from_an_example_needs_one_again(self, tmp_path: Path) -> None:
-        def build() -> nn.Module:
-            return nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4)).eval()
+    def test_what_was_learned_from_an_example_is_known_to_the_file(self, tmp_path: Path) -> None:
+        def build(seed: int = 0) -> nn.Module:
+            return randomize(nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4)), seed).double()
 
-        model, rows = randomize(build()).double(), torch.zeros(2, 4, dtype=torch.float64)
+        model, rows, file = build(), torch.zeros(2, 4, dtype=torch.float64), tmp_path / "m.safetensors"
         deploy, report = converted(model, example_inputs=rows)
         assert report.merged
-        reparamkit.save(deploy, tmp_path / "m.safetensors", report)
-        with pytest.raises(CheckpointError, match="RK911"):
-            reparamkit.load(build().double(), tmp_path / "m.safetensors")
-        again = reparamkit.load(build().double(), tmp_path / "m.safetensors", example_inputs=rows)
-        assert_same(model, again, (3, 4))
-        weights = reparamkit.convert_state_dict(build().double(), model.state_dict(), example_inputs=rows)
-        assert all(torch.equal(t, deploy.state_dict()[k]) for k, t in weights.items())
+        reparamkit.save(deploy, file, report)
+        assert json.loads(metadata(file)["reparamkit.example_inputs"]) == {"shape": [2, 4], "dtype": "float64"}
+        assert_same(model, reparamkit.load(build(1), file), (3, 4))
+        assert_same(model, reparamkit.load(build(1), file, example_inputs=rows), (3, 4))
+        with pytest.raises(CheckpointError, match="RK911"):  # as images of one axis, the norm is of another axis
+            reparamkit.load(build(1), file, example_inputs=torch.zeros(2, 4, 4, dtype=torch.float64))
+
+    def test_weights_are_converted_like_those_of_a_file(self, tmp_path: Path) -> None:
+        def build(seed: int = 0) -> nn.Module:
+            return randomize(nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4)), seed).double()
+
+        model, file = build(), tmp_path / "m.safetensors"
+        deploy, report = converted(model, "fold_bn", example_inputs=torch.zeros(2, 4, dtype=torch.float64))
+        reparamkit.save(deploy, file, report)
+        average = build(1).state_dict()
+        weights = reparamkit.convert_state_dict(model, average, like=file)
+        deploy.load_state_dict(weights, strict=True)
+        assert_same(build(1), deploy, (3, 4))
+        assert len(reparamkit.convert_state_dict(model, average)) > len(weights)  # without it, nobody knows
 
     def test_another_model_is_told_what_differs(self, tmp_path: Path) -> None:
         deploy, report = converted(trained())
@@ -381,6 +393,16 @@ class TestHostileFiles:
     def test_a_recipe_in_the_metadata_is_checked_like_any_other(self, recipe: str, tmp_path: Path) -> None:
         save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", metadata={"reparamkit.recipe": recipe})
         with pytest.raises(CheckpointError, match="RK910"):
+            reparamkit.load(trained(), tmp_path / "m.safetensors")
+
+    @pytest.mark.parametrize(
+        "form", ["[]", "{", '{"shape": [1000000, 1000000], "dtype": "float32"}', '{"value": {}}', "[" * 100_000]
+    )
+    def test_example_inputs_in_the_metadata_are_checked(self, form: str, tmp_path: Path) -> None:
+        recipe = {"version": 1, "name": "x", "blocks": [{"match": {"structure": "any"}}]}
+        said = {"reparamkit.recipe": json.dumps(recipe), "reparamkit.example_inputs": form}
+        save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", metadata=said)
+        with pytest.raises(CheckpointError, match=r"RK910.*example inputs"):
             reparamkit.load(trained(), tmp_path / "m.safetensors")
 
     def test_nothing_is_half_loaded(self, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("typer")
 pytest.importorskip("safetensors")
@@ -68,6 +69,27 @@ class TestVerify:
         result = invoke("verify", "-m", BLOCK, deploy, "-i", shape)
         assert result.exit_code == 2
         assert said in result.stderr
+
+
+def rows() -> nn.Module:
+    """A norm that is read only with an example: of two axes or of three."""
+    return randomize(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+
+
+class TestInputOption:
+    def test_it_says_the_rank_and_compares_whole_models(self, tmp_path: Path) -> None:
+        spec, file = f"{__name__}:rows", tmp_path / "m.safetensors"
+        assert invoke("plan", "-m", spec).exit_code == 3
+        assert invoke("plan", "-m", spec, "--input", "2x4").exit_code == 0
+        result = invoke("apply", "-m", spec, "--input", "2x4", "-o", file)
+        assert result.exit_code == 0, result.output
+        assert "whole model: error" in result.stdout
+        assert invoke("verify", "-m", spec, file, "--input", "5x4").exit_code == 0
+
+    def test_one_that_the_model_cannot_take(self) -> None:
+        result = invoke("apply", "-m", BLOCK, "--input", "2x8")
+        assert result.exit_code == 2
+        assert "RK" in result.stderr
 
 
 class TestApplyOutput:

@@ -41,11 +41,7 @@ class Exported:
         free = "; ".join(f"{name}: axes {', '.join(map(str, axes))}" for name, axes in self.free.items() if axes)
         lines = [f"{self.file}: {counts}, {sum(self.counts.values())} nodes", f"free: {free or 'nothing'}"]
         if self.comparison is not None:
-            lines.append(
-                f"ONNX Runtime against the original: error {self.comparison.error:.2e}, "
-                f"allowed {self.comparison.allowed:.2e}"
-            )
-            lines += [] if self.comparison.unjudged is None else [str(self.comparison.unjudged)]
+            lines.append(f"ONNX Runtime against the original: {self.comparison}")
         return "\n".join(lines)
 
 
