@@ -24,7 +24,7 @@ from reparamkit.check import checked_example, checked_model, expectations
 from reparamkit.errors import RecipeError, Refusal
 from reparamkit.example_form import form_of
 from reparamkit.host import Rewrite
-from reparamkit.keymap import key_map, keys_of
+from reparamkit.keymap import key_map, keys_of, moved
 from reparamkit.observe import observe_ranks
 from reparamkit.plan import Plan, Planned, make_plan
 from reparamkit.policy import Policy
@@ -176,6 +176,7 @@ def apply(
     target = model if inplace else copied(model, Steps() if keep_original else steps)
     keys = keys_of(model) if return_report else ()
     undo = splice(target, steps)
+    merged_keys = keys_of(target) if return_report else ()
     _log.info("%d merges proven and made", len(proven))
     more = Transformed()
     try:
@@ -194,7 +195,7 @@ def apply(
     report = replace(
         report,
         merged=(*report.merged, *more.merged),
-        key_map=key_map(keys, keys_of(target), proven),
+        key_map=moved(key_map(keys, merged_keys, proven), more.moves),
         example=form_of(example_inputs),
         _undo=[undo, more.undo] if keep_original else [],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from reparamkit.naming import name_and_write
 from reparamkit.policy import Policy
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
-from reparamkit.scope import Scope, out_of_scope, scopes_of, switched_on
+from reparamkit.scope import Scope, out_of_scope, scopes_of, switched_on, transforms_here, transforms_of
 from reparamkit.survey import Survey
 
 
@@ -37,6 +38,22 @@ class Planned:
     name: str = ""
 
 
+@dataclass(frozen=True)
+class Pending:
+    """A transform that runs when the merges are made: only then does it know what it can do.
+
+    Attributes:
+        rule: its id.
+        blocks: paths of the modules in its scope, as the model is before the merges.
+    """
+
+    rule: str
+    blocks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.rule} on {len(self.blocks)} modules"
+
+
 @dataclass
 class Plan:
     """The edits of one conversion.
@@ -48,6 +65,7 @@ class Plan:
         edits: in order of execution.
         rewrites: the new forward of each rewritten module, by path.
         refusals: what is not merged and why.
+        transforms: what runs after the merges.
         scopes: which modules the recipe matched.
         written: forwards written so far, by what they do.
         survey: what was found out about the model.
@@ -62,19 +80,22 @@ class Plan:
     edits: list[Planned] = field(default_factory=list)
     rewrites: dict[str, Emitted] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
+    transforms: list[Pending] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
     written: dict[Any, Emitted | Refusal] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         from reparamkit.report import report_of
 
-        return str(report_of(self, {}))
+        lines = [f"after the merges: {pending}" for pending in self.transforms]
+        return "\n".join([str(report_of(self, {})), *lines])
 
     def to_dict(self) -> dict[str, object]:
-        """The plan as plain data, as `Report.to_dict`."""
+        """The plan as plain data: `Report.to_dict`, and the transforms."""
         from reparamkit.report import report_of
 
-        return report_of(self, {}).to_dict()
+        pending = [{"rule": one.rule, "blocks": list(one.blocks)} for one in self.transforms]
+        return {**report_of(self, {}).to_dict(), "transforms": pending}
 
 
 def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Registry, survey: Survey) -> Plan:
@@ -90,10 +111,19 @@ def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Regist
     plan = Plan(model, recipe, policy, survey, registry, scopes=scopes_of(recipe, survey.modules.items()))
     algebra = Algebra(registry.merge, switched_on(recipe, registry.opt_in_ids))
     by_path = {s.path: s.block for s in plan.scopes}
+    paths: list[str] = []
     for flow in Lifter(survey, registry, algebra).flows():
         _plan_flow(plan, flow, algebra, by_path)
+        paths += flow.frames
     name_and_write(plan, by_path)
+    plan.transforms = list(_pending(plan, paths, by_path))
     return plan
+
+
+def _pending(plan: Plan, paths: Sequence[str], scopes: dict[str, Block]) -> Iterator[Pending]:
+    for transform in transforms_of(plan.recipe, plan.registry):
+        found = [path for path in paths if transforms_here(transform.rule, transform.opt_in, path, scopes)]
+        yield Pending(transform.rule, tuple(found))
 
 
 def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> None:

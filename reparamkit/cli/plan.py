@@ -31,6 +31,6 @@ def command(
             typer.echo(json.dumps(plan.to_dict(), indent=2))
         else:
             say(str(plan))
-        if not plan.edits:
+        if not plan.edits and not plan.transforms:
             complain("nothing would be merged")
             raise typer.Exit(Exit.NOTHING)
