@@ -13,7 +13,7 @@ from reparamkit.paths import joined, within
 
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Value
-    from reparamkit.plan import Planned
+    from reparamkit.planned import Planned
 
 
 def keys_of(model: nn.Module) -> tuple[str, ...]:

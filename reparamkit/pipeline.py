@@ -26,14 +26,16 @@ from reparamkit.example_form import form_of
 from reparamkit.host import Rewrite
 from reparamkit.keymap import key_map, keys_of, moved
 from reparamkit.observe import observe_ranks
-from reparamkit.plan import Plan, Planned, make_plan
+from reparamkit.plan import Plan, make_plan
+from reparamkit.planned import Planned
 from reparamkit.policy import Policy
 from reparamkit.progress import watched
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry, build_or_default
-from reparamkit.report import Report, report_of
+from reparamkit.report import Report
 from reparamkit.splice import Steps, copied, splice
 from reparamkit.steps import steps_of
+from reparamkit.summary import report_of
 from reparamkit.survey import survey
 from reparamkit.transform import Transformed, transform
 from reparamkit.verify import Proven, Truth, prove
@@ -191,7 +193,8 @@ def apply(
         raise
     if not return_report:
         return target
-    report = report_of(made, proven, comparison, (*refused, *more.refused))
+    refusals = (*made.refusals, *refused, *more.refused)
+    report = report_of(made.recipe, made.policy.name, proven, refusals, comparison)
     report = replace(
         report,
         merged=(*report.merged, *more.merged),

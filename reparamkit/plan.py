@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
@@ -16,42 +15,14 @@ from reparamkit.host import Edit, host
 from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
 from reparamkit.naming import name_and_write
+from reparamkit.planned import Pending, Planned
 from reparamkit.policy import Policy
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
+from reparamkit.report import Report
 from reparamkit.scope import Scope, out_of_scope, scopes_of, switched_on, transforms_here, transforms_of
+from reparamkit.summary import report_of
 from reparamkit.survey import Survey
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One edit that will be made.
-
-    Attributes:
-        edit: swap or rewrite.
-        flow: the region's flow.
-        name: of the merged submodule, for a rewrite.
-    """
-
-    edit: Edit
-    flow: Flow
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A transform that runs when the merges are made: only then does it know what it can do.
-
-    Attributes:
-        rule: its id.
-        blocks: paths of the modules in its scope, as the model is before the merges.
-    """
-
-    rule: str
-    blocks: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.rule} on {len(self.blocks)} modules"
 
 
 @dataclass
@@ -67,7 +38,6 @@ class Plan:
         refusals: what is not merged and why.
         transforms: what runs after the merges.
         scopes: which modules the recipe matched.
-        written: forwards written so far, by what they do.
         survey: what was found out about the model.
         registry: the rules.
     """
@@ -82,20 +52,18 @@ class Plan:
     refusals: list[Refusal] = field(default_factory=list)
     transforms: list[Pending] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
-    written: dict[Any, Emitted | Refusal] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
-        from reparamkit.report import report_of
-
         lines = [f"after the merges: {pending}" for pending in self.transforms]
-        return "\n".join([str(report_of(self, {})), *lines])
+        return "\n".join([str(self._report()), *lines])
 
     def to_dict(self) -> dict[str, object]:
         """The plan as plain data: `Report.to_dict`, and the transforms."""
-        from reparamkit.report import report_of
-
         pending = [{"rule": one.rule, "blocks": list(one.blocks)} for one in self.transforms]
-        return {**report_of(self, {}).to_dict(), "transforms": pending}
+        return {**self._report().to_dict(), "transforms": pending}
+
+    def _report(self) -> Report:
+        return report_of(self.recipe, self.policy.name, dict.fromkeys(self.edits), self.refusals)
 
 
 def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Registry, survey: Survey) -> Plan:
@@ -115,7 +83,9 @@ def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Regist
     for flow in Lifter(survey, registry, algebra).flows():
         _plan_flow(plan, flow, algebra, by_path)
         paths += flow.frames
-    name_and_write(plan, by_path)
+    written = name_and_write(plan.edits, by_path)
+    plan.edits, plan.rewrites = written.edits, written.rewrites
+    plan.refusals += written.refusals
     plan.transforms = list(_pending(plan, paths, by_path))
     return plan
 

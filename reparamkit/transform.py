@@ -20,11 +20,11 @@ from reparamkit.host import unwritable
 from reparamkit.keymap import Move, keys_of
 from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
+from reparamkit.merged import Merged
 from reparamkit.observe import observe
 from reparamkit.paths import below, joined, module_at, within
 from reparamkit.prove_block import prove_block
 from reparamkit.ranges import Ranges
-from reparamkit.report import Merged
 from reparamkit.rule import Rewritten, Transform
 from reparamkit.scope import switched_on, transforms_here, transforms_of
 from reparamkit.splice import Steps, splice
