@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from reparamkit.checkpoint.names import upstream_names
 from reparamkit.recipe import load_recipe
 from tests import blocks
 from tests.helpers import assert_same, gap, inputs, randomize, snapshot
-from tests.zoo import randomize_norms, timm_model
+from tests.zoo import randomize_norms, timm_model, ultralytics_model
 
 SHAPE = (1, 8, 7, 6)
 
@@ -302,6 +303,22 @@ class TestUndo:
             report.undo()
 
 
+def in_docs() -> dict[str, str]:
+    """The recipes that docs/checkpoints.md shows, by name."""
+    page = (Path(__file__).parent.parent / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    return {load_recipe(text).name: text for text in re.findall(r"^```yaml\n(.*?)^```$", page, re.M | re.S)}
+
+
+def maps(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """What the last block in front of the detection head gives."""
+    seen: list[torch.Tensor] = []
+    *_, body, _ = model.model  # type: ignore[misc, union-attr]
+    hook = body.register_forward_hook(lambda module, args, out: seen.append(out))
+    model(x)
+    hook.remove()
+    return seen
+
+
 class TestUpstreamNames:
     def test_stars_stand_for_the_same_text(self) -> None:
         names = upstream_names(["a.b.c.weight", "c.bias", "head.reparam.bias"], {"*.c.*": "*.*", "*.reparam.*": "*.*"})
@@ -325,14 +342,8 @@ class TestUpstreamNames:
             ("mobileone_s0", "mobileone"),
             ("mobileone_s1", "mobileone"),
             ("repvit_m1", "repvit"),
-            (
-                "fastvit_t8",
-                "version: 1\nname: as-upstream\nextends: fastvit\n"
-                "blocks:\n"
-                "  - {match: {name: '*.mlp*'}, rules: [no_op]}\n"
-                "  - {match: {class: timm.models.fastvit.RepMixerBlock}, rules: [no_op], optional: true}\n"
-                "  - {match: {class: timm.models.fastvit.AttentionBlock}, rules: [no_op], optional: true}\n",
-            ),
+            ("fastvit_t8", "fastvit-as-upstream"),
+            ("repghostnet_100", "repghost-as-upstream"),
         ],
     )
     def test_files_load_into_the_upstream_deploy_class(self, name: str, recipe: str, tmp_path: Path) -> None:
@@ -341,7 +352,7 @@ class TestUpstreamNames:
         from timm.utils.model import reparameterize_model
 
         model = timm_model(name)
-        deploy, report = converted(model, recipe)
+        deploy, report = converted(model, in_docs().get(recipe, recipe))
         reparamkit.save(deploy, tmp_path / "deploy.safetensors", report, upstream_names=True)
         theirs = reparameterize_model(other_model(name))
         theirs.load_state_dict(load_file(tmp_path / "deploy.safetensors"), strict=True)
@@ -351,6 +362,21 @@ class TestUpstreamNames:
             assert gap(model(x), reparameterize_model(other_model(name))(x)) > 1e-2
         again = reparamkit.load(other_model(name), tmp_path / "deploy.safetensors")
         assert all(torch.equal(t, deploy.state_dict()[k]) for k, t in again.state_dict().items())
+
+    @pytest.mark.zoo
+    @pytest.mark.parametrize("name", ["yolov6n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n"])
+    def test_weights_load_into_what_ultralytics_fuses(self, name: str) -> None:
+        pytest.importorskip("ultralytics")
+        model, other = ultralytics_model(name), randomize_norms(ultralytics_model(name), seed=1)
+        weights = reparamkit.apply(model, "yolo").state_dict()
+        theirs = other.fuse(verbose=False)  # type: ignore[operator]
+        gone = {key for key in weights if key not in theirs.state_dict()}
+        assert all(name == "yolov10n" and ".one2one_cv" in key for key in gone)
+        x = inputs((1, 3, 64, 64), dtype=torch.float32)
+        with torch.no_grad():
+            assert gap(maps(model, x), maps(theirs, x)) > 1e-2
+            theirs.load_state_dict({key: t for key, t in weights.items() if key not in gone}, strict=True)
+            assert gap(maps(model, x), maps(theirs, x)) < 1e-3
 
     def test_without_the_report_nobody_knows_them(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="RK913"):
