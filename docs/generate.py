@@ -25,7 +25,7 @@ import yaml
 from figures import FIGURES
 
 from reparamkit.catalogue import catalogue
-from reparamkit.recipe import load_recipe, recipe_schema, shipped_recipes
+from reparamkit.recipe import Recipe, load_recipe, recipe_schema, shipped_recipes
 
 HEAD = "<!-- Written by docs/generate.py; do not edit. -->\n\n"
 FAMILIES = {
@@ -189,12 +189,7 @@ def recipe_page(name: str, words: dict[str, str], measured: dict[str, Any]) -> s
     lines = [HEAD, f"# {name}\n\n{' '.join((recipe.description or '').split())}\n\n"]
     if recipe.source:
         lines.append(f"Source: <{recipe.source}>\n\n")
-    spec = measured["models"].get(name, [{"model": "MODEL"}])[0]["model"]
-    spec = "package.module:Class" if spec.startswith("tests.") else spec
-    lines.append(
-        f'In Python `reparamkit.apply(model, recipe="{name}")`, in a shell\n'
-        f"`reparamkit apply --model {spec} --recipe {name} -o deploy.safetensors`.\n"
-    )
+    lines += usage(recipe, measured["models"].get(name, [{"model": "MODEL"}])[0]["model"])
     if words:
         lines.append(f"\n## Anatomy\n\n{words['anatomy'].strip()}\n")
     if name in measured["pictures"]:
@@ -214,20 +209,39 @@ def recipe_page(name: str, words: dict[str, str], measured: dict[str, Any]) -> s
     return "".join(lines)
 
 
+def usage(recipe: Recipe, spec: str) -> Iterator[str]:
+    """How it is called; a recipe may be for one of the two halves only."""
+    spec = spec if spec.partition(":")[0] in ("timm", "torchvision", "ultralytics") else "package.module:Class"
+    if recipe.blocks:
+        yield (
+            f'In Python `reparamkit.apply(model, recipe="{recipe.name}")`, in a shell\n'
+            f"`reparamkit apply --model {spec} --recipe {recipe.name} -o deploy.safetensors`.\n"
+        )
+    if recipe.blocks and recipe.expand:
+        yield "\n"
+    if recipe.expand:
+        yield (
+            f'For [training](../training.md) `train = reparamkit.expand(model, "{recipe.name}")` gives plain layers\n'
+            "these branches, and `reparamkit.apply(train.eval())` takes them away.\n"
+        )
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Models before and after."""
-    lines = [
-        "| model | input | convolutions | batch norms | M parameters | M multiply-accumulates "
-        "| MB peak activations |\n",
-        "|---|---|---|---|---|---|---|\n",
-    ]
+    heads = {"convs": "convolutions", "linears": "linear layers", "norms": "batch norms", "parameters": "parameters"}
+    heads |= {"macs": "multiply-accumulates", "activations": "bytes of peak activations"}
+    if all(row["before"]["linears"] == row["after"]["linears"] for row in rows):
+        del heads["linears"]
+    lines = [f"| model | input | {' | '.join(heads.values())} |\n", "|---" * (2 + len(heads)) + "|\n"]
     for row in rows:
-        before, after = row["before"], row["after"]
-        cells = [f"{before[k]} → {after[k]}" for k in ("convs", "norms")]
-        for key in ("parameters", "macs", "activations"):
-            cells.append(f"{before[key] / 1e6:.2f} → {after[key] / 1e6:.2f}")
+        cells = [f"{amount(row['before'][key])} → {amount(row['after'][key])}" for key in heads]
         lines.append(f"| `{row['model'].rpartition(':')[2]}` | {row['input']} | " + " | ".join(cells) + " |\n")
     return "".join(lines)
+
+
+def amount(number: int) -> str:
+    """A count, large ones in millions."""
+    return f"{number / 1e6:.2f} M" if number >= 100_000 else f"{number:,}"
 
 
 def recipe_index() -> str:

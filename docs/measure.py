@@ -1,5 +1,7 @@
 """Measure what the pages quote: ``python docs/measure.py`` writes docs/measured.json (needs the zoo and onnx extras).
 
+``python docs/measure.py repvgg dbb`` measures only these recipes again.
+
 Counts are deterministic, and a test measures some of them again. Times are of the machine that ran this.
 """
 
@@ -38,6 +40,8 @@ MODELS: dict[str, list[tuple[str, str]]] = {
     "repghost": [("timm:repghostnet_100", "1x3x224x224")],
     "acnet": [("tests.blocks:ACBlock", "1x8x32x32")],
     "dbb": [("tests.blocks:DiverseBranchBlock", "1x8x32x32")],
+    "dyrep": [("tests.published.test_dbb:DyRepWithZeros", "1x8x32x32")],
+    "ecb": [("expand:ecb", "1x8x32x32")],
     "unireplknet": [("tests.blocks:DilatedReparamBlock", "1x8x32x32")],
     "ecbsr": [("tests.published.test_ecbsr:ECB", "1x8x32x32")],
     "efficientvim": [("timm:efficientvim_m1", "1x3x224x224")],
@@ -52,12 +56,14 @@ MODELS: dict[str, list[tuple[str, str]]] = {
     "orepa": [("tests.published.test_orepa:RepVGGBlockOREPA", "1x8x32x32")],
     "pplcnet": [("tests.published.test_paddle:LearnableRepLayer", "1x8x32x32")],
     "ppyoloe": [("tests.published.test_paddle:PPYOLOERepVGGBlock", "1x8x32x32")],
+    "qarepvgg": [("tests.blocks:QARepVGGBlock", "1x8x32x32")],
     "repadapter": [("tests.published.test_adapters:RepAdapter", "4x10x8")],
     "replknet": [("tests.blocks:RepLKBlock", "1x8x32x32")],
     "repnext": [("tests.blocks:RepNeXtSmall", "1x8x32x32")],
     "repoptimizer": [("tests.published.test_repvgg:LinearAddBlock", "1x8x32x32")],
     "riformer": [("tests.published.test_other_norms:RIFormerBlock", "1x8x32x32")],
     "rtdetr": [("tests.published.test_detr:VggBlock", "1x8x32x32")],
+    "rtmdet": [("tests.published.test_other_norms:SharedHead", "1x8x32x32")],
     "sesr": [("tests.published.test_expandnet:SESR", "1x1x32x32")],
     "shvit": [("timm:shvit_s1", "1x3x224x224")],
     "textnet": [("tests.blocks:TextNetBlock", "1x8x32x32")],
@@ -70,15 +76,19 @@ _NORMS = nn.modules.batchnorm._BatchNorm
 
 
 def model_of(spec: str) -> nn.Module:
-    """The model with batch norms that do something."""
+    """The model, a small one with batch norms that do something; ``expand:NAME`` is a 3x3 with a recipe's branches."""
     torch.manual_seed(0)
+    if spec.startswith("expand:"):
+        plain = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()).eval()
+        return randomize_batch_norm(reparamkit.expand(plain, spec.removeprefix("expand:")))
     return randomize_batch_norm(load_model(spec)) if spec.startswith("tests.") else load_model(spec)
 
 
 def counts(model: nn.Module) -> dict[str, int]:
-    """Convolutions and batch norms."""
+    """Convolutions, linear layers and batch norms."""
     return {
         "convs": sum(isinstance(m, _CONVS) for m in model.modules()),
+        "linears": sum(isinstance(m, nn.Linear) for m in model.modules()),
         "norms": sum(isinstance(m, _NORMS) for m in model.modules()),
     }
 
@@ -109,15 +119,17 @@ def timed(spec: str, recipe: str) -> dict[str, Any]:
     return {"model": spec, "recipe": recipe, **{k: found.to_dict()[k] for k in ("latency", "shapes", "environment")}}
 
 
-def main() -> None:
-    """Write the file."""
-    data = {
-        "models": {name: [measured(spec, name, shape) for spec, shape in MODELS[name]] for name in MODELS},
-        "pictures": {name: picture(MODELS[name][0][0], name) for name in MODELS},
-        "times": [timed(spec, recipe) for spec, recipe in TIMED],
+def main(names: list[str]) -> None:
+    """Write the file; with names of recipes, measure only these again and keep the rest, times included."""
+    data: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8")) if names else {"models": {}, "pictures": {}}
+    for name in names or MODELS:
+        data["models"][name] = [measured(spec, name, shape) for spec, shape in MODELS[name]]
+        data["pictures"][name] = picture(MODELS[name][0][0], name)
+    data = {key: {name: data[key][name] for name in MODELS} for key in ("models", "pictures")} | {
+        "times": data["times"] if names else [timed(spec, recipe) for spec, recipe in TIMED]
     }
     FILE.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,9 +1,13 @@
-"""What a user may give as `example_inputs`."""
+"""What a user may give as `example_inputs`, and a model run on it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from torch import nn
+
+from reparamkit.errors import ModelError
 
 
 def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
@@ -13,3 +17,17 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if isinstance(example_inputs, (tuple, list)):
         return tuple(example_inputs), {}
     return (example_inputs,), {}
+
+
+def called(model: nn.Module, example_inputs: Any) -> Any:
+    """What `model` returns for `example_inputs`.
+
+    Raises:
+        ModelError: RK104 when it cannot be run on them.
+    """
+    args, kwargs = arguments(example_inputs)
+    try:
+        return model(*args, **kwargs)
+    except Exception as error:  # the user's code, on what the user gave
+        text = f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {error}"
+        raise ModelError("RK104", text) from error

@@ -84,6 +84,7 @@ CODES: dict[str, str] = {
     # RK9xx: verification, files and what is named on the command line
     "RK901": "verification failed",
     "RK902": "region cannot be run alone",
+    "RK903": "comparison cannot judge",
     "RK910": "checkpoint cannot be read",
     "RK911": "checkpoint does not fit the model",
     "RK912": "file cannot be written",

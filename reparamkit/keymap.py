@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
 from reparamkit.constant import read_by
 from reparamkit.host import Swap
-from reparamkit.paths import joined
+from reparamkit.paths import joined, within
 
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Value
-    from reparamkit.plan import Planned
+    from reparamkit.planned import Planned
 
 
 def keys_of(model: nn.Module) -> tuple[str, ...]:
@@ -27,6 +28,31 @@ def keys_of(model: nn.Module) -> tuple[str, ...]:
             if tensor is not None and name not in module._non_persistent_buffers_set
         ]
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class Move:
+    """Weights that a transform exchanged.
+
+    Attributes:
+        gone: paths of the modules and tensors it exchanged or took out.
+        keys: of the modules it put in; their numbers may depend on all of `gone`.
+    """
+
+    gone: tuple[str, ...]
+    keys: tuple[str, ...]
+
+
+def moved(mapping: Mapping[str, tuple[str, ...]], moves: Iterable[Move]) -> Mapping[str, tuple[str, ...]]:
+    """A key map continued through what transforms did to the merged model, one after the other."""
+    for move in moves:
+        mapping = {old: tuple(dict.fromkeys(_follow(new, move))) for old, new in mapping.items()}
+    return mapping
+
+
+def _follow(keys: Iterable[str], move: Move) -> Iterator[str]:
+    for key in keys:
+        yield from move.keys if within(key, move.gone) else (key,)
 
 
 def key_map(before: Iterable[str], after: Iterable[str], edits: Iterable[Planned]) -> Mapping[str, tuple[str, ...]]:

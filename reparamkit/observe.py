@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from reparamkit.arguments import arguments
+from reparamkit.arguments import called
 from reparamkit.block import Seen, Shape
 from reparamkit.trace import modules_under
 
@@ -67,9 +67,8 @@ def _run_copy(model: nn.Module, example_inputs: Any, note: Callable[[str, Any, A
     for path, module in modules_under(twin):
         if not isinstance(module, torch.jit.ScriptModule):  # those take no hooks
             module.register_forward_hook(partial(_called, note, path), with_kwargs=True)
-    args, kwargs = arguments(example_inputs)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        twin(*args, **kwargs)
+        called(twin, example_inputs)
 
 
 def _called(note: Callable[..., None], path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:

@@ -22,17 +22,20 @@ from torch import nn
 
 from reparamkit.check import checked_example, checked_model, expectations
 from reparamkit.errors import RecipeError, Refusal
+from reparamkit.example_form import form_of
 from reparamkit.host import Rewrite
-from reparamkit.keymap import key_map, keys_of
+from reparamkit.keymap import key_map, keys_of, moved
 from reparamkit.observe import observe_ranks
-from reparamkit.plan import Plan, Planned, make_plan
+from reparamkit.plan import Plan, make_plan
+from reparamkit.planned import Planned
 from reparamkit.policy import Policy
 from reparamkit.progress import watched
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry, build_or_default
-from reparamkit.report import Report, report_of
+from reparamkit.report import Report
 from reparamkit.splice import Steps, copied, splice
 from reparamkit.steps import steps_of
+from reparamkit.summary import report_of
 from reparamkit.survey import survey
 from reparamkit.transform import Transformed, transform
 from reparamkit.verify import Proven, Truth, prove
@@ -175,6 +178,7 @@ def apply(
     target = model if inplace else copied(model, Steps() if keep_original else steps)
     keys = keys_of(model) if return_report else ()
     undo = splice(target, steps)
+    merged_keys = keys_of(target) if return_report else ()
     _log.info("%d merges proven and made", len(proven))
     more = Transformed()
     try:
@@ -189,11 +193,13 @@ def apply(
         raise
     if not return_report:
         return target
-    report = report_of(made, proven, comparison, (*refused, *more.refused))
+    refusals = (*made.refusals, *refused, *more.refused)
+    report = report_of(made.recipe, made.policy.name, proven, refusals, comparison)
     report = replace(
         report,
         merged=(*report.merged, *more.merged),
-        key_map=key_map(keys, keys_of(target), proven),
+        key_map=moved(key_map(keys, merged_keys, proven), more.moves),
+        example=form_of(example_inputs),
         _undo=[undo, more.undo] if keep_original else [],
     )
     return target, report

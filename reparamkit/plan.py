@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
@@ -16,28 +16,16 @@ from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
 from reparamkit.naming import name_and_write
 from reparamkit.paths import within
+from reparamkit.planned import Pending, Planned
 from reparamkit.policy import Policy
 from reparamkit.probe import probe
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
+from reparamkit.report import Report
 from reparamkit.rules import probe as measured
-from reparamkit.scope import Scope, allowed_here, out_of_scope, scopes_of, switched_on
+from reparamkit.scope import Scope, allowed_here, out_of_scope, scopes_of, switched_on, transforms_of
+from reparamkit.summary import report_of
 from reparamkit.survey import Survey
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One edit that will be made.
-
-    Attributes:
-        edit: swap or rewrite.
-        flow: the region's flow.
-        name: of the merged submodule, for a rewrite.
-    """
-
-    edit: Edit
-    flow: Flow
-    name: str = ""
 
 
 @dataclass
@@ -51,8 +39,8 @@ class Plan:
         edits: in order of execution.
         rewrites: the new forward of each rewritten module, by path.
         refusals: what is not merged and why.
+        transforms: what runs after the merges.
         scopes: which modules the recipe matched.
-        written: forwards written so far, by what they do.
         survey: what was found out about the model.
         registry: the rules.
     """
@@ -65,19 +53,20 @@ class Plan:
     edits: list[Planned] = field(default_factory=list)
     rewrites: dict[str, Emitted] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
+    transforms: list[Pending] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
-    written: dict[Any, Emitted | Refusal] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
-        from reparamkit.report import report_of
-
-        return str(report_of(self, {}))
+        lines = [f"after the merges: {pending}" for pending in self.transforms]
+        return "\n".join([str(self._report()), *lines])
 
     def to_dict(self) -> dict[str, object]:
-        """The plan as plain data, as `Report.to_dict`."""
-        from reparamkit.report import report_of
+        """The plan as plain data: `Report.to_dict`, and the transforms."""
+        pending = [{"rule": one.rule, "blocks": list(one.blocks)} for one in self.transforms]
+        return {**self._report().to_dict(), "transforms": pending}
 
-        return report_of(self, {}).to_dict()
+    def _report(self) -> Report:
+        return report_of(self.recipe, self.policy.name, dict.fromkeys(self.edits), self.refusals)
 
 
 def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Registry, survey: Survey) -> Plan:
@@ -96,11 +85,16 @@ def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Regist
     if algebra.enabled(measured.RULE):
         plan.refusals += probe(survey, lambda path: allowed_here(measured.RULE, True, path, by_path))
     replaced: set[str] = set()
+    paths: list[str] = []
     for flow in Lifter(survey, registry, algebra).flows():
         if not within(flow.path, replaced):
             _plan_flow(plan, flow, algebra, by_path)
             replaced |= _measured(plan.edits, flow)
-    name_and_write(plan, by_path)
+        paths += flow.frames
+    written = name_and_write(plan.edits, by_path)
+    plan.edits, plan.rewrites = written.edits, written.rewrites
+    plan.refusals += written.refusals
+    plan.transforms = list(_pending(plan, paths, by_path))
     return plan
 
 
@@ -108,6 +102,12 @@ def _measured(edits: list[Planned], flow: Flow) -> set[str]:
     """Modules that go as a whole: they were measured, so what is inside is no part of the flow."""
     values = [v for planned in edits if planned.flow is flow for v in planned.edit.candidate.values]
     return {v.path for v in values if v.term is not None and measured.RULE in v.term.rules}
+
+
+def _pending(plan: Plan, paths: Sequence[str], scopes: dict[str, Block]) -> Iterator[Pending]:
+    for transform in transforms_of(plan.recipe, plan.registry):
+        found = [path for path in paths if allowed_here(transform.rule, transform.opt_in, path, scopes)]
+        yield Pending(transform.rule, tuple(found))
 
 
 def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -13,6 +14,10 @@ from reparamkit.errors import RecipeError, Refusal
 from reparamkit.host import Edit
 from reparamkit.recipe import Block, Expect, Match, Recipe
 from reparamkit.standin import StandIn
+
+if TYPE_CHECKING:
+    from reparamkit.registry import Registry
+    from reparamkit.rule import Transform
 
 # Reading a layer as an operator is no merge; a recipe need not list it.
 _IMPLIED = frozenset({"core/conv", "core/linear", "core/no_op", "core/gate"})
@@ -118,6 +123,12 @@ def out_of_scope(edit: Edit, scopes: dict[str, Block], opt_in: frozenset[str] = 
         missing += sorted(r for r in used - opt_in if not any(fnmatchcase(r, a) for a in allowed))
     listed = "every rule that is not opt-in" if allowed is None else ", ".join(allowed)
     return Refusal("RK801", f"{', '.join(missing)} (the recipe allows {listed})", where) if missing else None
+
+
+def transforms_of(recipe: Recipe, registry: Registry) -> list[Transform]:
+    """The transforms that a recipe switches on, in the order they run."""
+    enabled = switched_on(recipe, registry.opt_in_ids)
+    return [t for t in registry.transforms if enabled(t.rule)]
 
 
 def allowed_here(rule: str, opt_in: bool, path: str, scopes: dict[str, Block]) -> bool:

@@ -11,7 +11,8 @@ from reparamkit.emit import removed_by
 from reparamkit.host import Swap
 from reparamkit.lower import neutral
 from reparamkit.paths import below
-from reparamkit.plan import Plan, Planned
+from reparamkit.plan import Plan
+from reparamkit.planned import Planned
 from reparamkit.rewritten import would_fold_again
 from reparamkit.splice import Steps
 from reparamkit.standin import settled

@@ -17,15 +17,16 @@ from reparamkit.emit import Emitted, emit_graph
 from reparamkit.errors import PluginError, Refusal, ReparamError
 from reparamkit.flow import Flow, Frame
 from reparamkit.host import unwritable
+from reparamkit.keymap import Move, keys_of
 from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
+from reparamkit.merged import Merged
 from reparamkit.observe import observe
 from reparamkit.paths import below, joined, module_at, within
 from reparamkit.prove_block import prove_block
 from reparamkit.ranges import Ranges
-from reparamkit.report import Merged
 from reparamkit.rule import Rewritten, Transform
-from reparamkit.scope import allowed_here, switched_on
+from reparamkit.scope import allowed_here, switched_on, transforms_of
 from reparamkit.splice import Steps, splice
 from reparamkit.survey import Survey, survey
 from reparamkit.trace import Forked
@@ -41,11 +42,12 @@ class Transformed:
     Attributes:
         merged: one entry a block, for the report.
         refused: what transforms, or the proof, refused.
-        undo: takes everything back.
+        moves: where weights went, in order.
     """
 
     merged: list[Merged] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
     _undo: list[Callable[[], None]] = field(default_factory=list)
 
     def undo(self) -> None:
@@ -71,12 +73,6 @@ def _exists(frame: Frame, name: str) -> bool:
     return module_at(frame.module, name) is not None
 
 
-def transforms_of(made: Plan) -> list[Transform]:
-    """The transforms that the recipe of a plan switches on, in the order they run."""
-    enabled = switched_on(made.recipe, made.registry.opt_in_ids)
-    return [t for t in made.registry.transforms if enabled(t.rule)]
-
-
 def transform(made: Plan, model: nn.Module, example_inputs: Any, rtol: float | None) -> Transformed:
     """Run the transforms that the recipe names on a merged model.
 
@@ -91,9 +87,8 @@ def transform(made: Plan, model: nn.Module, example_inputs: Any, rtol: float | N
         PluginError: RK804 when a transform raises. In both cases the model is as it was given.
     """
     done = Transformed()
-    rules = transforms_of(made)
     try:
-        for rule in rules:
+        for rule in transforms_of(made.recipe, made.registry):
             seen = None if example_inputs is None else observe(model, example_inputs)
             while _run(rule, made, model, seen, rtol, done):
                 pass
@@ -115,7 +110,7 @@ def _run(
     found = survey(model, made.registry)
     scopes = {s.path: s.block for s in made.scopes}
     algebra = Algebra(made.registry.merge, switched_on(made.recipe, made.registry.opt_in_ids))
-    steps, gone, merged, refused, left = Steps(), list[str](), list[Merged](), list[Refusal](), False
+    steps, gone, refused, left = Steps(), list[str](), list[Refusal](), False
     for flow in Lifter(found, made.registry, algebra).flows():
         ranges = Ranges(flow)
         for path, frame in sorted(flow.frames.items(), key=lambda item: item[0].count(".") + bool(item[0])):
@@ -135,9 +130,9 @@ def _run(
             elif change is not None:
                 _add(steps, change)
                 gone += [joined(path, n) for n in (*change.made.modules, *_removed(change))]
-                merged.append(_merged(change, rule, error))
+                done.merged.append(_merged(change, rule, error))
+                done.moves.append(_move(change))
     done._undo.append(splice(model, steps))
-    done.merged += merged
     if not left:
         done.refused += refused
     return left
@@ -189,6 +184,12 @@ def _add(steps: Steps, change: _Change) -> None:
     mine = change.steps(change.frame.path)
     steps.modules.update(mine.modules)
     steps.rewrites.update(mine.rewrites)
+
+
+def _move(change: _Change) -> Move:
+    path, names = change.frame.path, (*change.made.modules, *_removed(change))
+    fresh = [joined(name, key) for name, module in change.made.modules.items() for key in keys_of(module)]
+    return Move(tuple(joined(path, name) for name in names), tuple(joined(path, key) for key in fresh))
 
 
 def _merged(change: _Change, rule: Transform, error: float | None) -> Merged:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from reparamkit.arguments import arguments
+from reparamkit.arguments import called
 from reparamkit.ends import in_front
 from reparamkit.errors import ModelError, Refusal, VerificationError
 from reparamkit.lower import lower, numbers
@@ -240,17 +240,24 @@ class Comparison:
         error: of the converted model in its own dtype against the original in float64, likewise.
         noise: of the original in its own dtype against itself in float64: what its dtype costs anyway.
         allowed: the error that would still have passed.
+        unjudged: why the two cannot be compared in this dtype (RK903), if so: the original itself loses as much.
     """
 
     difference: float
     error: float
     noise: float
     allowed: float
+    unjudged: Refusal | None = None
+
+    def __str__(self) -> str:
+        found = f"error {self.error:.1e}, allowed {self.allowed:.1e}, the original's own rounding {self.noise:.1e}"
+        return found if self.unjudged is None else str(self.unjudged)
 
 
 # Of a model in its own dtype; a model that amplifies rounding more than that is judged by its own noise.
 _FLOOR = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 5e-1}
 _NOISE = 16.0
+_CEILING = 0.1  # an error that large is one of the conversion, or nothing can be said
 
 
 def verify(model: nn.Module, converted: nn.Module, example_inputs: Any, *, rtol: float | None = None) -> Comparison:
@@ -265,15 +272,24 @@ def verify(model: nn.Module, converted: nn.Module, example_inputs: Any, *, rtol:
         converted: the converted one; not touched.
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments.
         rtol: allowed error relative to the largest magnitude of the output; by default 1e-9 for float64 models,
-            1e-4 float32, 5e-2 float16, 0.5 bfloat16, or 16 times the original's own rounding error.
+            1e-4 float32, 5e-2 float16, 0.5 bfloat16, or 16 times the original's own rounding error up to 0.1.
 
     Returns:
         The errors, relative.
 
     Raises:
-        VerificationError: RK901 when the outputs differ by more, or are built differently.
-        ModelError: RK101 when one of the models is in training mode.
+        VerificationError: RK901 when the outputs differ by more, or are built differently; RK903 when the original
+            loses so much in its dtype that the comparison says nothing.
+        ModelError: RK101 when one of the models is in training mode, RK104 when one does not run on the input.
     """
+    found = compare(model, converted, example_inputs, rtol)
+    if found.unjudged is not None:
+        raise VerificationError(found.unjudged.code, found.unjudged.reason)
+    return found
+
+
+def compare(model: nn.Module, converted: nn.Module, example_inputs: Any, rtol: float | None = None) -> Comparison:
+    """As `verify`, but a comparison that says nothing is returned, with its reason."""
     for which in (model, converted):
         if which.training:
             raise ModelError("RK101", "verify compares models in eval mode; call .eval() first")
@@ -290,29 +306,28 @@ class Truth:
         self.noise = largest_gap(self.exact, self.original)
 
     def judge(self, converted: nn.Module, rtol: float | None = None) -> Comparison:
-        """Compare; see `verify`."""
+        """See `compare`."""
         got = outputs(converted, self.example_inputs, None)
         error, difference = largest_gap(self.exact, got), largest_gap(self.original, got)
         dtype = next((p.dtype for p in converted.parameters()), torch.float32)
-        allowed = rtol if rtol is not None else max(_FLOOR.get(dtype, 1e-4), _NOISE * self.noise)
-        if not error <= allowed:
-            raise VerificationError(
-                "RK901",
-                f"the converted model is {error:.3g} (relative) from the float64 truth, the original {self.noise:.3g}; "
-                f"allowed {allowed:.3g}",
-            )
-        return Comparison(difference, error, self.noise, allowed)
+        allowed = rtol if rtol is not None else max(_FLOOR.get(dtype, 1e-4), min(_NOISE * self.noise, _CEILING))
+        if error <= allowed:
+            return Comparison(difference, error, self.noise, allowed)
+        found = f"the converted model is {error:.3g} (relative) from the float64 truth, the original {self.noise:.3g}"
+        if rtol is None and error <= _NOISE * self.noise:
+            text = f"{found}, in {str(dtype).removeprefix('torch.')}; compare model.double() with its conversion"
+            return Comparison(difference, error, self.noise, allowed, Refusal("RK903", text))
+        raise VerificationError("RK901", f"{found}; allowed {allowed:.3g}")
 
 
 def outputs(model: nn.Module, example_inputs: Any, dtype: torch.dtype | None) -> Any:
     """What `model` (or a copy of it in `dtype`) returns; the caller's random state is kept."""
-    args, kwargs = arguments(example_inputs)
     if dtype is not None:
         model = copy.deepcopy(model).to(dtype)
-        args, kwargs = pytree.tree_map(lambda x: _cast(x, dtype), (args, kwargs))
+        example_inputs = pytree.tree_map(lambda x: _cast(x, dtype), example_inputs)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        return model(*args, **kwargs)
+        return called(model, example_inputs)
 
 
 def _cast(x: Any, dtype: torch.dtype) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from reparamkit.checkpoint.names import upstream_names
 from reparamkit.recipe import load_recipe
 from tests import blocks
 from tests.helpers import assert_same, gap, inputs, randomize, snapshot
-from tests.zoo import randomize_norms, timm_model
+from tests.zoo import randomize_norms, timm_model, ultralytics_model
 
 SHAPE = (1, 8, 7, 6)
 
@@ -171,20 +172,32 @@ class TestSaveAndLoad:
             reparamkit.load(trained(), tmp_path / "m.safetensors")
         assert_same(deploy, reparamkit.load(trained(1), tmp_path / "m.safetensors", recipe="auto"), SHAPE)
 
-    def test_what_was_learned_from_an_example_needs_one_again(self, tmp_path: Path) -> None:
-        def build() -> nn.Module:
-            return nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4)).eval()
+    def test_what_was_learned_from_an_example_is_known_to_the_file(self, tmp_path: Path) -> None:
+        def build(seed: int = 0) -> nn.Module:
+            return randomize(nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4)), seed).double()
 
-        model, rows = randomize(build()).double(), torch.zeros(2, 4, dtype=torch.float64)
+        model, rows, file = build(), torch.zeros(2, 4, dtype=torch.float64), tmp_path / "m.safetensors"
         deploy, report = converted(model, example_inputs=rows)
         assert report.merged
-        reparamkit.save(deploy, tmp_path / "m.safetensors", report)
-        with pytest.raises(CheckpointError, match="RK911"):
-            reparamkit.load(build().double(), tmp_path / "m.safetensors")
-        again = reparamkit.load(build().double(), tmp_path / "m.safetensors", example_inputs=rows)
-        assert_same(model, again, (3, 4))
-        weights = reparamkit.convert_state_dict(build().double(), model.state_dict(), example_inputs=rows)
-        assert all(torch.equal(t, deploy.state_dict()[k]) for k, t in weights.items())
+        reparamkit.save(deploy, file, report)
+        assert json.loads(metadata(file)["reparamkit.example_inputs"]) == {"shape": [2, 4], "dtype": "float64"}
+        assert_same(model, reparamkit.load(build(1), file), (3, 4))
+        assert_same(model, reparamkit.load(build(1), file, example_inputs=rows), (3, 4))
+        with pytest.raises(CheckpointError, match="RK911"):  # as images of one axis, the norm is of another axis
+            reparamkit.load(build(1), file, example_inputs=torch.zeros(2, 4, 4, dtype=torch.float64))
+
+    def test_weights_are_converted_like_those_of_a_file(self, tmp_path: Path) -> None:
+        def build(seed: int = 0) -> nn.Module:
+            return randomize(nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4)), seed).double()
+
+        model, file = build(), tmp_path / "m.safetensors"
+        deploy, report = converted(model, "fold_bn", example_inputs=torch.zeros(2, 4, dtype=torch.float64))
+        reparamkit.save(deploy, file, report)
+        average = build(1).state_dict()
+        weights = reparamkit.convert_state_dict(model, average, like=file)
+        deploy.load_state_dict(weights, strict=True)
+        assert_same(build(1), deploy, (3, 4))
+        assert len(reparamkit.convert_state_dict(model, average)) > len(weights)  # without it, nobody knows
 
     def test_another_model_is_told_what_differs(self, tmp_path: Path) -> None:
         deploy, report = converted(trained())
@@ -290,6 +303,22 @@ class TestUndo:
             report.undo()
 
 
+def in_docs() -> dict[str, str]:
+    """The recipes that docs/checkpoints.md shows, by name."""
+    page = (Path(__file__).parent.parent / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    return {load_recipe(text).name: text for text in re.findall(r"^```yaml\n(.*?)^```$", page, re.M | re.S)}
+
+
+def maps(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """What the last block in front of the detection head gives."""
+    seen: list[torch.Tensor] = []
+    *_, body, _ = model.model  # type: ignore[misc, union-attr]
+    hook = body.register_forward_hook(lambda module, args, out: seen.append(out))
+    model(x)
+    hook.remove()
+    return seen
+
+
 class TestUpstreamNames:
     def test_stars_stand_for_the_same_text(self) -> None:
         names = upstream_names(["a.b.c.weight", "c.bias", "head.reparam.bias"], {"*.c.*": "*.*", "*.reparam.*": "*.*"})
@@ -313,14 +342,8 @@ class TestUpstreamNames:
             ("mobileone_s0", "mobileone"),
             ("mobileone_s1", "mobileone"),
             ("repvit_m1", "repvit"),
-            (
-                "fastvit_t8",
-                "version: 1\nname: as-upstream\nextends: fastvit\n"
-                "blocks:\n"
-                "  - {match: {name: '*.mlp*'}, rules: [no_op]}\n"
-                "  - {match: {class: timm.models.fastvit.RepMixerBlock}, rules: [no_op], optional: true}\n"
-                "  - {match: {class: timm.models.fastvit.AttentionBlock}, rules: [no_op], optional: true}\n",
-            ),
+            ("fastvit_t8", "fastvit-as-upstream"),
+            ("repghostnet_100", "repghost-as-upstream"),
         ],
     )
     def test_files_load_into_the_upstream_deploy_class(self, name: str, recipe: str, tmp_path: Path) -> None:
@@ -329,7 +352,7 @@ class TestUpstreamNames:
         from timm.utils.model import reparameterize_model
 
         model = timm_model(name)
-        deploy, report = converted(model, recipe)
+        deploy, report = converted(model, in_docs().get(recipe, recipe))
         reparamkit.save(deploy, tmp_path / "deploy.safetensors", report, upstream_names=True)
         theirs = reparameterize_model(other_model(name))
         theirs.load_state_dict(load_file(tmp_path / "deploy.safetensors"), strict=True)
@@ -339,6 +362,21 @@ class TestUpstreamNames:
             assert gap(model(x), reparameterize_model(other_model(name))(x)) > 1e-2
         again = reparamkit.load(other_model(name), tmp_path / "deploy.safetensors")
         assert all(torch.equal(t, deploy.state_dict()[k]) for k, t in again.state_dict().items())
+
+    @pytest.mark.zoo
+    @pytest.mark.parametrize("name", ["yolov6n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n"])
+    def test_weights_load_into_what_ultralytics_fuses(self, name: str) -> None:
+        pytest.importorskip("ultralytics")
+        model, other = ultralytics_model(name), randomize_norms(ultralytics_model(name), seed=1)
+        weights = reparamkit.apply(model, "yolo").state_dict()
+        theirs = other.fuse(verbose=False)  # type: ignore[operator]
+        gone = {key for key in weights if key not in theirs.state_dict()}
+        assert all(name == "yolov10n" and ".one2one_cv" in key for key in gone)
+        x = inputs((1, 3, 64, 64), dtype=torch.float32)
+        with torch.no_grad():
+            assert gap(maps(model, x), maps(theirs, x)) > 1e-2
+            theirs.load_state_dict({key: t for key, t in weights.items() if key not in gone}, strict=True)
+            assert gap(maps(model, x), maps(theirs, x)) < 1e-3
 
     def test_without_the_report_nobody_knows_them(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="RK913"):
@@ -381,6 +419,16 @@ class TestHostileFiles:
     def test_a_recipe_in_the_metadata_is_checked_like_any_other(self, recipe: str, tmp_path: Path) -> None:
         save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", metadata={"reparamkit.recipe": recipe})
         with pytest.raises(CheckpointError, match="RK910"):
+            reparamkit.load(trained(), tmp_path / "m.safetensors")
+
+    @pytest.mark.parametrize(
+        "form", ["[]", "{", '{"shape": [1000000, 1000000], "dtype": "float32"}', '{"value": {}}', "[" * 100_000]
+    )
+    def test_example_inputs_in_the_metadata_are_checked(self, form: str, tmp_path: Path) -> None:
+        recipe = {"version": 1, "name": "x", "blocks": [{"match": {"structure": "any"}}]}
+        said = {"reparamkit.recipe": json.dumps(recipe), "reparamkit.example_inputs": form}
+        save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", metadata=said)
+        with pytest.raises(CheckpointError, match=r"RK910.*example inputs"):
             reparamkit.load(trained(), tmp_path / "m.safetensors")
 
     def test_nothing_is_half_loaded(self, tmp_path: Path) -> None:

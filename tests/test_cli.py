@@ -365,7 +365,12 @@ def test_demo(project: Path) -> None:
     pytest.importorskip("sklearn")
     result = invoke("demo", "--epochs", "1", "-o", "out")
     assert result.exit_code == 0, result.output
-    assert "identical predictions: 360 of 360" in result.stdout
+    for said in ("identical predictions: 360 of 360", "the plain network again", "of a merge, in float64, relative"):
+        assert said in result.stdout
+    rows = {line.split("  ")[0]: line.split()[-3:] for line in map(str.strip, result.stdout.splitlines())}
+    assert rows["convolutions"] == ["16", "8", "-50%"]
+    assert rows["batch norms"] == ["21", "0", "-100%"]
+    assert rows["test accuracy"][-1] == rows["test accuracy"][-2]
     before, after = (load_file(project / "out" / f"{name}.safetensors") for name in ("train", "deploy"))
     assert sum(v.numel() for v in after.values()) < sum(v.numel() for v in before.values())
 

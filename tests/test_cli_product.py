@@ -7,10 +7,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("typer")
 pytest.importorskip("safetensors")
@@ -68,6 +71,27 @@ class TestVerify:
         result = invoke("verify", "-m", BLOCK, deploy, "-i", shape)
         assert result.exit_code == 2
         assert said in result.stderr
+
+
+def rows() -> nn.Module:
+    """A norm that is read only with an example: of two axes or of three."""
+    return randomize(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+
+
+class TestInputOption:
+    def test_it_says_the_rank_and_compares_whole_models(self, tmp_path: Path) -> None:
+        spec, file = f"{__name__}:rows", tmp_path / "m.safetensors"
+        assert invoke("plan", "-m", spec).exit_code == 3
+        assert invoke("plan", "-m", spec, "--input", "2x4").exit_code == 0
+        result = invoke("apply", "-m", spec, "--input", "2x4", "-o", file)
+        assert result.exit_code == 0, result.output
+        assert "whole model: error" in result.stdout
+        assert invoke("verify", "-m", spec, file, "--input", "5x4").exit_code == 0
+
+    def test_one_that_the_model_cannot_take(self) -> None:
+        result = invoke("apply", "-m", BLOCK, "--input", "2x8")
+        assert result.exit_code == 2
+        assert "RK" in result.stderr
 
 
 class TestApplyOutput:
@@ -158,6 +182,61 @@ class TestExplain:
         words = yaml.safe_load((files("reparamkit") / "catalogue.yaml").read_text(encoding="utf-8"))
         assert set(words) == set(catalogue())
         assert not [e.code for e in catalogue().values() if not (e.means and e.do)]
+
+
+def plain_layer() -> nn.Module:
+    """For `expand`."""
+    return nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+
+
+SMALL = ("--input", "1x8x9x8")
+JSON: dict[str, tuple[str, ...]] = {
+    "plan": ("-m", BLOCK),
+    "apply": ("-m", BLOCK, *SMALL),
+    "expand": ("-m", f"{__name__}:plain_layer", "-r", "dbb"),
+    "verify": ("-m", BLOCK, "deploy.safetensors", "-w", "train.safetensors", *SMALL),
+    "bench": ("-m", BLOCK, "--rounds", "2", *SMALL),
+    "report": ("-m", BLOCK, *SMALL),
+    "export": ("-m", BLOCK, "-o", "deploy.onnx", *SMALL),
+    "recipes list": (),
+    "recipes check": ("repvgg", "-m", BLOCK),
+    "rules": (),
+    "plugins": ("--all",),
+    "explain": ("RK312",),
+}
+
+
+def commands_with(option: str) -> set[str]:
+    import typer.main
+
+    def below(group: Any, path: str) -> Iterator[tuple[str, Any]]:
+        for name, command in group.commands.items():
+            yield f"{path} {name}".strip(), command
+            yield from below(command, f"{path} {name}") if hasattr(command, "commands") else ()
+
+    found = below(typer.main.get_command(app), "")
+    return {path for path, command in found if any(option in p.opts for p in command.params)}
+
+
+def refuse_constant(name: str) -> float:
+    raise AssertionError(f"{name} is no JSON")
+
+
+class TestJson:
+    def test_no_command_is_forgotten(self) -> None:
+        assert {path.strip() for path in commands_with("--json")} == set(JSON)
+
+    @pytest.mark.parametrize("command", JSON)
+    def test_it_parses(self, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for package in {"export": ("onnx", "onnxscript", "onnxruntime"), "report": ("jinja2",)}.get(command, ()):
+            pytest.importorskip(package)
+        monkeypatch.chdir(tmp_path)
+        if command == "verify":
+            save_file(randomize(blocks.RepVGGBlock()).state_dict(), "train.safetensors")
+            assert invoke("apply", "-m", BLOCK, "-w", "train.safetensors", "-o", "deploy.safetensors").exit_code == 0
+        result = invoke(*command.split(), *JSON[command], "--json")
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout, parse_constant=refuse_constant)
 
 
 class TestEverywhere:

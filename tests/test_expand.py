@@ -152,6 +152,29 @@ def test_any_grammar_keeps_the_function_trains_and_collapses(data: st.DataObject
         assert apart(train, deploy, size) <= 1e-9
 
 
+@settings(max_examples=200)
+@given(st.data())
+def test_any_grammar_from_scratch_trains_and_collapses(data: st.DataObject) -> None:
+    """Whatever numbers it has: the papers' own, after a step of training, and random ones in every norm."""
+    torch.manual_seed(data.draw(st.integers(0, 999)))
+    layer = data.draw(layers())
+    nd = len(getattr(layer, "kernel_size", ()))
+    branches = data.draw(st.lists(steps(nd), min_size=1, max_size=4))
+    spec = recipe(*branches, main(nd), init="scratch", match={"type": f"conv{nd}d" if nd else "linear"})
+    model = nn.Sequential(layer, nn.Tanh()).double().eval()
+    train, report = expanded(model, spec)
+    if not report.layers:
+        assert {r.code for r in report.refused} == {"RK341"}
+        return
+    x = inputs(shape_for(layer))
+    for prepare in (lambda m: m, lambda m: moved(m, x), randomize):
+        deploy = reparamkit.apply(prepare(train), spec)
+        assert leaves(deploy) == leaves(model)
+        assert all(getattr(deploy[0], n) == getattr(layer, n) for n in ("stride", "groups") if nd)
+        for size in (x, inputs((1, *shape_for(layer)[1:]), 2)):
+            assert apart(train, deploy, size) <= 1e-9
+
+
 REPVGG = (["conv", "bn"], [{"conv": {"kernel_size": 1}}, "bn"], ["bn"])
 
 

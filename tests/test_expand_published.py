@@ -177,6 +177,59 @@ def repghost(b: Any, x: Tensor) -> Tensor:
     return b.cheap(x) + b.fusion(x)
 
 
+class OREPA(nn.Module):
+    """One convolution, its kernel put together in every forward from six, each with a factor a channel."""
+
+    def __init__(self, cin: int, cout: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        inside, wide = cin // groups, cin if groups <= 4 else 2 * cin
+        first = (wide, inside)
+        shapes = [
+            [(cout, inside, 3, 3)],
+            [(cout, inside)],
+            [(cout, inside)],
+            [first, (cout, wide // groups, 3, 3)],
+            [(cout, inside)],
+            [(8 * cin, 1, 3, 3), (cout, 8 * inside)],
+        ]
+        self.kernels = nn.ParameterList(nn.Parameter(torch.empty(s)) for made in shapes for s in (*made, (cout,)))
+        self.bn, self.stride, self.groups = nn.BatchNorm2d(cout), stride, groups
+        self.register_buffer("eye", torch.eye(inside).repeat(groups, 1) if wide == cin else torch.zeros(first))
+        half = cout / 2
+        waves = [(i + 1, 1, 0) if i < half else (i + 1 - half, 0, 1) for i in range(cout)]
+        taps = torch.arange(3, dtype=torch.float64) + 0.5
+        kernels = [torch.cos(torch.pi / 3 * f * (a * taps[:, None] + b * taps[None])) for f, a, b in waves]
+        self.register_buffer("prior", torch.stack(kernels).float())
+
+    def weight(self) -> Tensor:
+        """Upstream's `weight_gen`, written with one einsum a branch."""
+        origin, v0, avg, v1, pfir, v2, first, second, v3, point, v4, dw, pw, v5 = self.kernels
+        ninth = torch.full((3, 3), 1 / 9, dtype=origin.dtype)
+        g = self.groups
+        front = (first + self.eye).unflatten(0, (g, -1))
+        pair = torch.einsum("gti,gothw->goihw", front, second.unflatten(0, (g, -1))).flatten(0, 1)
+        dw, pw = dw.reshape(g, -1, 8, 3, 3), pw.reshape(g, pw.shape[0] // g, -1, 8)
+        separable = torch.einsum("githw,goit->goihw", dw, pw).flatten(0, 1)
+        parts = (
+            (origin, v0),
+            (torch.einsum("oi,hw->oihw", avg, ninth), v1),
+            (torch.einsum("oi,ohw->oihw", pfir, self.prior), v2),
+            (pair, v3),
+            (F.pad(point[..., None, None], (1, 1, 1, 1)), v4),
+            (separable, v5),
+        )
+        return sum(torch.einsum("oihw,o->oihw", kernel, factor) for kernel, factor in parts)  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(F.conv2d(x, self.weight(), None, self.stride, 1, 1, self.groups))
+
+
+def expand_net(cin: int, cout: int, **options: Any) -> nn.Module:
+    """ExpandNet-CL: 1x1, kxk, 1x1, four times as wide inside."""
+    wide = nn.Conv2d(4 * cin, 4 * cout, 3, **options)
+    return nn.Sequential(nn.Conv2d(cin, 4 * cin, 1), wide, nn.Conv2d(4 * cout, cout, 1))
+
+
 Pair = tuple[nn.Module, nn.Module]
 PUBLISHED: dict[str, Callable[[], Pair]] = {
     "RepVGG": lambda: (Plain(blocks.RepVGGBlock(), repvgg), rnn.RepVGGBlock(8, 8)),
@@ -200,6 +253,12 @@ PUBLISHED: dict[str, Callable[[], Pair]] = {
         rnn.ReparamLargeKernelConv(8, 16, 7, stride=2, groups=8),
     ),
     "RepGhost": lambda: (Plain(Ghost(), repghost), rnn.RepGhostConv(8, 8, groups=8)),
+    "OREPA": lambda: (OREPA(8, 12), rnn.OREPABlock(8, 12)),
+    "OREPA, online": lambda: (OREPA(8, 12), rnn.OREPABlock(8, 12, online=True)),
+    "OREPA, stride 2, grouped": lambda: (OREPA(8, 8, 2, 4), rnn.OREPABlock(8, 8, stride=2, groups=4)),
+    "OREPA, depthwise": lambda: (OREPA(8, 8, 1, 8), rnn.OREPABlock(8, 8, groups=8)),
+    "ExpandNet": lambda: (expand_net(8, 6), rnn.ExpandNetConv(8, 6, padding=0)),
+    "ExpandNet, stride 2": lambda: (expand_net(8, 6, stride=2), rnn.ExpandNetConv(8, 6, padding=0, stride=2)),
     "ECB": lambda: (ECB(8, 6), rnn.EdgeOrientedConvBlock(8, 6)),
 }
 
@@ -305,12 +364,32 @@ def test_timm_block_and_its_own_deploy_form(case: Any) -> None:
     assert gap(official.reparam_conv.bias.data, deploy.bias.data) <= 1e-12
 
 
-def test_expand_net_and_lora_have_the_published_sizes() -> None:
-    conv, lora = rnn.ExpandNetConv(4, 6), rnn.LoRALinear(10, 12)
-    shapes = [(16, 4, 1, 1), (16,), (24, 16, 3, 3), (24,), (6, 24, 1, 1), (6,)]
-    assert [tuple(p.shape) for p in conv.parameters()] == shapes
-    assert [tuple(p.shape) for p in lora.parameters() if p.requires_grad] == [(8, 10), (12, 8)]
-    assert [tuple(p.shape) for p in lora.parameters() if not p.requires_grad] == [(12, 10), (12,)]
+class LoRA(nn.Module):
+    """``W x + b + alpha / r B A x`` with rank 8 and alpha 16; ``W`` and ``b`` are not trained, ``B`` starts as zero."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        self.base = nn.Linear(cin, cout).requires_grad_(False)
+        self.a, self.b = nn.Linear(cin, 8, bias=False), nn.Linear(8, cout, bias=False)
+        nn.init.zeros_(self.b.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.b(self.a(x)) * (16 / 8)
+
+
+def test_lora() -> None:
+    official, ours = LoRA(10, 12).double(), rnn.LoRALinear(10, 12).double()
+    for module in (official, ours):
+        assert [tuple(p.shape) for p in module.parameters() if p.requires_grad] == [(8, 10), (12, 8)]
+    assert not any(p.any() for n, p in ours.named_parameters() if p.shape == (12, 8))
+    randomize(official), randomize(ours)
+    copied(official, ours)
+    x = inputs((3, 5, 10))
+    [deploy] = reparamkit.apply(nn.Sequential(ours).eval(), "lora")
+    with torch.no_grad():
+        assert gap(official(x), ours(x)) <= 1e-12
+        assert gap(official(x), deploy(x)) <= 1e-12
+    assert type(deploy) is nn.Linear
 
 
 @pytest.mark.parametrize("name", [n for n in rnn.__all__ if n not in ("parameter_groups", "LoRALinear")])

@@ -24,6 +24,7 @@ from reparamkit.html import render
 from reparamkit.html.diagram import before_and_after, histogram
 from reparamkit.html.layout import BOX, layout
 from reparamkit.html.ranges import ranges
+from reparamkit.merged import Merged, Step
 from tests import blocks
 from tests.helpers import randomize
 
@@ -108,16 +109,14 @@ class TestDiagram:
             pass
 
         Evil.__name__ = EVIL
-        merged = reparamkit.report.Merged(
-            "", "swap", (), EVIL, EVIL, 1, 1, 1, 1, 0.0, (reparamkit.report.Step(EVIL, (-1,)),)
-        )
+        merged = Merged("", "swap", (), EVIL, EVIL, 1, 1, 1, 1, 0.0, (Step(EVIL, (-1,)),))
         for svg in before_and_after(merged):
             assert "<img" not in svg
             ElementTree.fromstring(svg)
 
     def test_too_large_for_a_picture(self) -> None:
-        step = reparamkit.report.Step("conv", (-1,))
-        merged = reparamkit.report.Merged("", "swap", (), "", "", 1, 1, 1, 1, 0.0, (step,) * 41)
+        step = Step("conv", (-1,))
+        merged = Merged("", "swap", (), "", "", 1, 1, 1, 1, 0.0, (step,) * 41)
         assert before_and_after(merged) == ("", "")
 
     def test_histogram(self) -> None:

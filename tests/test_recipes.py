@@ -196,6 +196,13 @@ def test_defaults() -> None:
     assert recipe.blocks[0].rule_ids() is None
 
 
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_equal_recipes_have_one_hash(name: str) -> None:
+    one, other = load_recipe(name), load_recipe(name).model_copy(deep=True)
+    assert one == other
+    assert len({one, other, one.model_copy(update={"name": "x"})}) == 2
+
+
 def test_existing_file_wins_over_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "repvgg.yaml").write_text(MINIMAL, encoding="utf-8")
     (tmp_path / "acnet").mkdir()

@@ -123,6 +123,77 @@ def test_it_is_off_until_a_recipe_names_it() -> None:
         assert not [m for m in report.merged if m.kind == "transform"]
 
 
+def test_plan_says_what_will_look_at_which_blocks_and_runs_nothing() -> None:
+    looked: list[str] = []
+    given = plugin(lambda block: looked.append(block.path))
+    recipe = {**RECIPE, "blocks": [{"match": {"class": "*Twice"}, "rules": ["core/*", "given/doubled"]}]}
+    planned = reparamkit.plan(network(), recipe, plugins=[given])
+    assert [(t.rule, t.blocks) for t in planned.transforms] == [("given/doubled", ("0", "2"))]
+    assert str(planned).endswith("after the merges: given/doubled on 2 modules")
+    assert planned.to_dict()["transforms"] == [{"rule": "given/doubled", "blocks": ["0", "2"]}]
+    assert not looked
+    reparamkit.apply(network(), recipe, plugins=[given])
+    assert {"0", "2"} <= set(looked)
+    assert not reparamkit.plan(network(), plugins=[given]).transforms
+
+
+def test_key_map_follows_the_weights() -> None:
+    """Every key is accounted for, and a number that is changed moves no other key than the map says."""
+
+    def renamed(block: Block) -> Rewritten | None:
+        """The convolution goes, another one with a name of its own comes."""
+        call = next((n for n in block.graph.nodes if n.op == "call_module" and n.target == "conv"), None)
+        if call is None or block.path != "0":
+            return None
+        call.target = block.name("other")
+        return Rewritten({call.target: copy.deepcopy(block.get("conv"))}, block.graph)
+
+    model, given = network(), [plugin(renamed)]
+    deploy, report = reparamkit.apply(model, RECIPE, plugins=given, return_report=True)
+    state = deploy.state_dict()
+    assert list(report.key_map) == list(model.state_dict())
+    assert {k for new in report.key_map.values() for k in new} == set(state)
+    both = ("0.other.weight", "0.other.bias")
+    for old in ("0.conv.weight", "0.conv.bias", "0.bn.weight", "0.bn.running_var"):
+        assert report.key_map[old] == both
+    assert report.key_map["2.conv.weight"] == ("2.conv.weight", "2.conv.bias")
+    for old, new in report.key_map.items():
+        if not new:
+            assert old.endswith("num_batches_tracked")
+            continue
+        changed = copy.deepcopy(model)
+        changed.state_dict()[old].mul_(1.5)
+        again = reparamkit.apply(changed, RECIPE, plugins=given).state_dict()
+        different = {k for k, t in state.items() if not torch.equal(t, again[k])}
+        assert different
+        assert different <= set(new)
+
+
+def test_key_map_through_two_transforms() -> None:
+    """What one transform makes, the next one exchanges."""
+
+    def names(first: str, second: str) -> Callable[[Block], Rewritten | None]:
+        def run(block: Block) -> Rewritten | None:
+            call = next((n for n in block.graph.nodes if n.op == "call_module" and n.target == first), None)
+            if call is None:
+                return None
+            call.target = block.name(second)
+            return Rewritten({call.target: copy.deepcopy(block.get(first))}, block.graph)
+
+        return run
+
+    @reparamkit.hookimpl
+    def reparamkit_rules() -> list[Transform]:
+        return [Transform("given/a", names("conv", "middle")), Transform("given/b", names("middle", "last"))]
+
+    given = SimpleNamespace(__name__="given", reparamkit_rules=reparamkit_rules)
+    rules = ["core/*", "given/a", "given/b"]
+    recipe = {**RECIPE, "blocks": [{"match": {"structure": "any"}, "rules": rules}]}
+    deploy, report = reparamkit.apply(network(), recipe, plugins=[given], return_report=True)
+    assert report.key_map["2.bn.bias"] == ("2.last.weight", "2.last.bias")
+    assert {k for new in report.key_map.values() for k in new} == set(deploy.state_dict())
+
+
 def test_scope_is_the_block_that_names_it() -> None:
     recipe = {
         **RECIPE,

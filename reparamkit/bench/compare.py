@@ -80,15 +80,26 @@ class Bench:
 
     def to_svg(self) -> str:
         """Bars, before and after, as an SVG that needs nothing else."""
-        from reparamkit.bench.plot import bars
+        from reparamkit.bench.plot import Bar, bars
 
-        return bars(self)
+        sizes = [
+            Bar("MACs", _share(self.before.macs, self.after.macs)),
+            Bar("parameters", _share(self.before.parameters, self.after.parameters)),
+            Bar("peak activations", _share(self.before.activations, self.after.activations)),
+            Bar("layers", _share(self.before.layers, self.after.layers)),
+        ]
+        times = [Bar(f"time, {t.engine}", 1 / t.ratio, (1 / t.high, 1 / t.low)) for t in self.latency]
+        return bars([*sizes, *times])
 
     def __str__(self) -> str:
         shapes = ", ".join("x".join(map(str, shape)) for shape in self.shapes)
         lines = [f"input {shapes}; {', '.join(f'{k} {v}' for k, v in self.environment.items())}"]
         lines += [f"  {name}: {before} -> {after} ({change})" for name, before, after, change in self.rows()[:4]]
         return "\n".join([*lines, *(f"  latency, {one.engine}: {one}" for one in self.latency)])
+
+
+def _share(before: int, after: int) -> float:
+    return after / before if before else 1.0
 
 
 def _row(name: str, before: int, after: int, unit: str, scale: float) -> tuple[str, str, str, str]:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import NamedTuple
 from xml.sax.saxutils import escape
-
-if TYPE_CHECKING:
-    from reparamkit.bench.compare import Bench
 
 _LEFT, _WIDTH, _ROW, _BAR = 170, 420, 34, 16
 _BEFORE, _AFTER, _TEXT, _MUTED = "#b8c0cc", "#2f6f9f", "#1f2933", "#6b7280"
 
 
-def bars(found: Bench) -> str:
+class Bar(NamedTuple):
+    """One quantity after the conversion, relative to before.
+
+    Attributes:
+        name: of the quantity.
+        share: what is left of it.
+        spread: its quartiles, for times.
+    """
+
+    name: str
+    share: float
+    spread: tuple[float, float] | None = None
+
+
+def bars(rows: Sequence[Bar]) -> str:
     """One row a quantity: a bar for after, a mark where before was; whiskers for the quartiles of times."""
-    rows = [
-        ("MACs", _share(found.before.macs, found.after.macs), None),
-        ("parameters", _share(found.before.parameters, found.after.parameters), None),
-        ("peak activations", _share(found.before.activations, found.after.activations), None),
-        ("layers", _share(found.before.layers, found.after.layers), None),
-        *((f"time, {t.engine}", 1 / t.ratio, (1 / t.high, 1 / t.low)) for t in found.latency),
-    ]
     scale = _WIDTH / max(1.0, *(edge for _, share, spread in rows for edge in (share, *(spread or ()))))
     height = 30 + _ROW * len(rows) + 24
     total = _LEFT + _WIDTH + 80
@@ -34,10 +39,6 @@ def bars(found: Bench) -> str:
     for number, (name, share, spread) in enumerate(rows):
         parts += _bar(30 + _ROW * number, name, share, spread, scale)
     return "\n".join([*parts, "</svg>", ""])
-
-
-def _share(before: int, after: int) -> float:
-    return after / before if before else 1.0
 
 
 def _bar(y: int, name: str, share: float, spread: tuple[float, float] | None, scale: float) -> list[str]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -18,27 +18,34 @@ from torch import Tensor, nn
 import reparamkit
 from reparamkit.checkpoint.file import sha256
 from reparamkit.errors import CheckpointError, OutputError, RecipeError
+from reparamkit.example_form import inputs_of
 from reparamkit.output import checked_target, replacing
 from reparamkit.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from reparamkit.report import Report
 
 RECIPE_FILE = "recipe.yaml"
 _PREFIX = "reparamkit."
 UPSTREAM = {f"{_PREFIX}names": "upstream"}
 
 
-def metadata_of(model: nn.Module, recipe: Recipe | None, source: Path | None) -> dict[str, str]:
+def metadata_of(model: nn.Module, report: Report | None, source: Path | None) -> dict[str, str]:
     """The header of a checkpoint of `model`.
 
     Args:
         model: whose weights are stored.
-        recipe: that converted it, complete, its policy the one that was used.
+        report: of the conversion: its recipe, and what its example inputs looked like.
         source: the checkpoint that was converted; only its hash is kept.
     """
+    recipe = None if report is None else report.spec
     found = {"format": "pt", f"{_PREFIX}version": reparamkit.__version__, f"{_PREFIX}torch": torch.__version__}
     if recipe is not None:
         text = json.dumps(plain(recipe), sort_keys=True)
         found[f"{_PREFIX}recipe"] = text
         found[f"{_PREFIX}recipe_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    if report is not None and report.example is not None:
+        found[f"{_PREFIX}example_inputs"] = json.dumps(report.example)
     if source is not None:
         found[f"{_PREFIX}source_sha256"] = sha256(source)
     if is_channels_last(model.state_dict()):
@@ -59,6 +66,21 @@ def recipe_in(metadata: Mapping[str, str]) -> Recipe | None:
         return load_recipe(json.loads(text))
     except (ValueError, RecipeError) as error:
         raise CheckpointError("RK910", f"the recipe in its metadata is not one: {error}") from error
+
+
+def example_in(metadata: Mapping[str, str], model: nn.Module) -> Any:
+    """Inputs for `model` like those of the conversion; `None` when there were none.
+
+    Raises:
+        CheckpointError: RK910 when what the checkpoint says of them cannot be followed.
+    """
+    text = metadata.get(f"{_PREFIX}example_inputs")
+    if text is None:
+        return None
+    try:
+        return inputs_of(json.loads(text), model)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("RK910", f"the example inputs in its metadata: {error}") from error
 
 
 def wants_channels_last(metadata: Mapping[str, str]) -> bool:

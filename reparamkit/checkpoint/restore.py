@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reparamkit.checkpoint.file import read
 from reparamkit.checkpoint.names import upstream_names
-from reparamkit.checkpoint.provenance import has_upstream_names, recipe_in, wants_channels_last
+from reparamkit.checkpoint.provenance import example_in, has_upstream_names, recipe_in, wants_channels_last
 from reparamkit.errors import CheckpointError
 from reparamkit.pipeline import RecipeLike, apply
 from reparamkit.recipe import load_recipe
@@ -58,7 +58,7 @@ def load(
         file: written by `save` or ``reparamkit apply -o``.
         recipe: for a file that does not say which recipe made it.
         plugins: as for `apply`.
-        example_inputs: as for `apply`; needed when the conversion had them.
+        example_inputs: as for `apply`; by default random ones like those of the conversion, as the file says.
 
     Returns:
         The deploy model, in the dtype and on the device of `model`.
@@ -76,9 +76,9 @@ def load(
         if has_upstream_names(stored.metadata)
         else {}
     )
-    deploy = _deploy_form(
-        model, stored.tensors, spec, templates, {"plugins": plugins, "example_inputs": example_inputs}
-    )
+    example = example_inputs if example_inputs is not None else example_in(stored.metadata, model)
+    options = {"plugins": plugins, "example_inputs": example}
+    deploy = _deploy_form(model, stored.tensors, spec, templates, options)
     _fill(deploy, _ours(deploy, stored.tensors, templates), str(file))
     if wants_channels_last(stored.metadata):
         deploy.to(memory_format=torch.channels_last)
@@ -93,8 +93,9 @@ def convert_state_dict(
     policy: str | None = None,
     plugins: Plugins = None,
     example_inputs: Any = None,
+    like: str | os.PathLike[str] | None = None,
 ) -> dict[str, Tensor]:
-    """The deploy form of training weights; the model is not run, unless `example_inputs` are given.
+    """The deploy form of training weights; the model is not run, unless there are example inputs.
 
     For what was stored before a conversion: averaged weights (EMA), teachers, older epochs.
 
@@ -105,16 +106,22 @@ def convert_state_dict(
         policy: as for `apply`.
         plugins: as for `apply`.
         example_inputs: as for `apply`; the model is run on them once, to learn the number of axes.
+        like: a deploy checkpoint; its recipe, and inputs like those of its conversion, are used unless others are
+            given.
 
     Returns:
         The weights of the deploy model, for ``load_state_dict(..., strict=True)``.
 
     Raises:
-        CheckpointError: RK911 when `state_dict` does not fit `model`.
+        CheckpointError: RK911 when `state_dict` does not fit `model`, RK910 when `like` cannot be read.
         ModelError, RecipeError, PluginError, VerificationError: as for `apply`.
     """
     filled = copy.deepcopy(model)
     _fill(filled, state_dict, "the state dict")
+    if like is not None:
+        metadata = read(Path(like)).metadata
+        recipe = recipe if recipe is not None else recipe_in(metadata)
+        example_inputs = example_inputs if example_inputs is not None else example_in(metadata, model)
     options: dict[str, Any] = {"policy": policy, "plugins": plugins, "example_inputs": example_inputs}
     deploy: nn.Module = apply(filled, recipe, inplace=True, **options)
     return deploy.state_dict()

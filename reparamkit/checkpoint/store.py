@@ -51,7 +51,7 @@ def save(
     if upstream_names and recipe is None:
         raise CheckpointError("RK913", "upstream_names: only the recipe knows them; pass the report of the conversion")
     recipe_path = checked_output(path, recipe, force=force)
-    metadata = metadata_of(model, recipe, None if source is None else Path(source))
+    metadata = metadata_of(model, report, None if source is None else Path(source))
     tensors = upstream_state_dict(model, recipe) if upstream_names and recipe is not None else model.state_dict()
     if upstream_names:
         metadata = {**metadata, **UPSTREAM}

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import reparamkit
-from reparamkit.cli.options import ForceOption, JsonOption, ModelOption, PolicyOption, RecipeOption, WeightsOption
+from reparamkit.cli.options import (
+    ExampleOption,
+    ForceOption,
+    JsonOption,
+    ModelOption,
+    PolicyOption,
+    RecipeOption,
+    WeightsOption,
+)
 from reparamkit.cli.outcome import Exit, exit_codes
 from reparamkit.cli.recipes import load_recipe_of
 from reparamkit.cli.screen import complain, progress, say
@@ -26,6 +34,7 @@ def command(
         Path | None, typer.Option("--output", "-o", help="Write the converted weights here (.safetensors).")
     ] = None,
     policy: PolicyOption = None,
+    shape: ExampleOption = None,
     as_json: JsonOption = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 4, writing nothing, when anything is refused.")
@@ -39,15 +48,16 @@ def command(
     """Convert a model: multi-branch blocks become single-path ones, proven in float64."""
     with exit_codes():
         from reparamkit.checkpoint import checked_output, save
+        from reparamkit.example import example_input
         from reparamkit.model_source import load_model
 
         if output is not None:
             checked_output(output, _named(recipe, policy), force=force)
         loaded = load_model(model, weights)
+        example = None if shape is None else example_input(loaded, shape)
+        options: dict[str, Any] = {"policy": policy, "verify": verify, "example_inputs": example}
         with progress():
-            converted, report = reparamkit.apply(
-                loaded, recipe, inplace=True, policy=policy, verify=verify, return_report=True
-            )
+            converted, report = reparamkit.apply(loaded, recipe, inplace=True, return_report=True, **options)
         if as_json:
             typer.echo(report.to_json())
         else:

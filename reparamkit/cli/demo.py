@@ -1,4 +1,4 @@
-"""`reparamkit demo`: train, convert and compare a small network."""
+"""`reparamkit demo`: expand, train, convert and compare a small network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def command(
     ),
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="How long to train.")] = 15,
 ) -> None:
-    """Train a small RepVGG on handwritten digits, convert it, and compare the two."""
+    """Give a plain network branches, train it on handwritten digits, take them away again, and compare."""
     with exit_codes():
         try:
             from reparamkit.demo import run

@@ -30,5 +30,14 @@ InputOption = Annotated[
     str | None,
     typer.Option("--input", "-i", metavar="NxCxHxW", help="Shape of the input, as in 1x3x224x224; otherwise guessed."),
 ]
+ExampleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="NxCxHxW",
+        help="Shape of an example input: says how many axes layers get; `apply` compares the models on it.",
+    ),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing output file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -7,7 +7,7 @@ import json
 import typer
 
 import reparamkit
-from reparamkit.cli.options import JsonOption, ModelOption, PolicyOption, RecipeOption
+from reparamkit.cli.options import ExampleOption, JsonOption, ModelOption, PolicyOption, RecipeOption
 from reparamkit.cli.outcome import Exit, exit_codes
 from reparamkit.cli.screen import complain, say
 
@@ -16,17 +16,21 @@ def command(
     model: ModelOption,
     recipe: RecipeOption = "auto",
     policy: PolicyOption = None,
+    shape: ExampleOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what would be merged and what would be refused, and why. Computes and writes nothing."""
     with exit_codes():
+        from reparamkit.example import example_input
         from reparamkit.model_source import load_model
 
-        plan = reparamkit.plan(load_model(model), recipe, policy=policy)
+        loaded = load_model(model)
+        example = None if shape is None else example_input(loaded, shape)
+        plan = reparamkit.plan(loaded, recipe, policy=policy, example_inputs=example)
         if as_json:
             typer.echo(json.dumps(plan.to_dict(), indent=2))
         else:
             say(str(plan))
-        if not plan.edits:
+        if not plan.edits and not plan.transforms:
             complain("nothing would be merged")
             raise typer.Exit(Exit.NOTHING)

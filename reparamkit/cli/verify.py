@@ -49,7 +49,4 @@ def command(
         if as_json:
             typer.echo(json.dumps({"runs": runs, **asdict(worst)}, indent=2))
             return
-        say(
-            f"the same on {runs} inputs: error {worst.error:.2e}, allowed {worst.allowed:.2e} "
-            f"(the original's own rounding {worst.noise:.2e})"
-        )
+        say(f"the same on {runs} inputs: {worst}")

@@ -40,7 +40,7 @@ def train(model: nn.Module, data: Digits, epochs: int, progress: Callable[[str],
     """Train `model` and put it in eval mode; the caller's random state is kept.
 
     Args:
-        model: is trained from new random weights.
+        model: is trained from the weights it has.
         data: to train on.
         epochs: how often each image is seen.
         progress: gets a line now and then.
@@ -50,9 +50,6 @@ def train(model: nn.Module, data: Digits, epochs: int, progress: Callable[[str],
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        for module in model.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)):
-                module.reset_parameters()
         steps = epochs * -(-len(data.train_y) // BATCH)
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)

@@ -30,17 +30,22 @@ def folded(block: nn.Module, layer: Layer, registry: Registry) -> tuple[Tensor, 
         layer.
     """
     op = _operator(block, registry)
-    if isinstance(op, Refusal):
-        return op
-    refusal = _other(op, layer)
+    refusal = op if isinstance(op, Refusal) else _other(op, layer)
     if refusal is not None:
         return refusal
+    assert isinstance(op, Conv)
     device = next((t.device for t in (*block.parameters(), *block.buffers())), torch.device("cpu"))
     made = numbers(op, Like(torch.float64, device))
     if isinstance(made, Refusal):
         return made
     weight, bias = made
     return weight, weight.new_zeros(layer.out_channels) if bias is None else bias
+
+
+def not_one_layer(block: nn.Module, layer: Layer, registry: Registry) -> Refusal | None:
+    """Why `block` is no layer of this geometry, if it is none; its weights are not computed."""
+    op = _operator(block, registry)
+    return op if isinstance(op, Refusal) else _other(op, layer)
 
 
 def _operator(block: nn.Module, registry: Registry) -> Conv | Refusal:

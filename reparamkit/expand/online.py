@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from reparamkit.expand.layer import Layer
-from reparamkit.expand.ops.conv import FUNCTIONS
+from reparamkit.expand.ops.conv import run_layer
 
 
 class Impulses:
@@ -46,16 +45,8 @@ class Impulses:
 
     def run(self, branches: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """What `branches` make of `x`, by one convolution with their merged kernel."""
-        layer = self.layer
         weight, bias = self.kernel(branches(self.images(x)))
-        if not layer.nd:
-            return F.linear(x, weight, bias)
-        pads = [p for pair in reversed(layer.padding) for p in pair]
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        padded = F.pad(x, pads, mode) if any(pads) else x
-        convolve: Any = FUNCTIONS[layer.nd]
-        result: Tensor = convolve(padded, weight, bias, layer.stride, 0, layer.dilation, layer.groups)
-        return result
+        return run_layer(self.layer, x, weight, bias)
 
     def _tap(self, tap: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
         """Which impulse shows this tap, and in which output position."""

@@ -19,9 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from reparamkit.errors import Refusal
 from reparamkit.expand.block import Branches, Framed
 from reparamkit.expand.carrier import Way, carriers
-from reparamkit.expand.fold import folded
+from reparamkit.expand.fold import folded, not_one_layer
 from reparamkit.expand.layer import Layer
-from reparamkit.expand.ops.conv import CONVS
+from reparamkit.expand.ops.conv import CONVS, run_layer
 from reparamkit.expand.ops.scale import Scale
 from reparamkit.expand.placed import Placed
 from reparamkit.registry import Registry
@@ -33,6 +33,7 @@ _PADS = (
     nn.modules.padding._CircularPadNd,
 )
 TOLERANCE = 1e-11  # of the largest number; what is chosen is exact up to rounding
+_BAND = 64  # rows of a kernel
 
 
 def preserve(
@@ -96,12 +97,32 @@ def _solved(
         return rest
     inside = _matrix(front, layer.in_channels, layer, target[0])
     outside = _matrix(back, carrier.weight.shape[0], layer, target[0])
-    carrier.weight.copy_(_kernel(target[0] - rest, inside, outside, layer.groups))
-    made = folded(block, layer, registry)
-    if isinstance(made, Refusal):
-        return made
-    refusal = _gap("weight", target[0], made[0])
-    return refusal or _shift([carrier, *back], target[1] - made[1], layer)
+    _fill(carrier.weight, target[0] - rest, inside, outside, layer.groups)
+    x = _example(layer, target[0])
+    refusal = not_one_layer(block, layer, registry)
+    if refusal is not None:
+        return refusal
+    linear, bias = _run(block, layer, x)
+    refusal = _gap("weight", run_layer(layer, x, target[0]), linear)
+    return refusal or _shift([carrier, *back], target[1] - bias, layer)
+
+
+def _example(layer: Layer, like: Tensor) -> Tensor:
+    """Random numbers for `layer`, more positions than its taps reach."""
+    generator = torch.Generator(device=like.device).manual_seed(0)
+    axes = zip(layer.span, layer.stride, layer.padding, strict=True)
+    sizes = [max(span + 2 * stride, *(p + 1 for p in pads)) for span, stride, pads in axes]
+    return torch.randn((2, layer.in_channels, *sizes), generator=generator, device=like.device, dtype=like.dtype)
+
+
+def _run(block: nn.Module, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What a block that is one layer makes of `x`, its bias aside, and that bias.
+
+    A fold would say the weight tap by tap, and take far longer than everything else where the block is wide.
+    """
+    made = block(torch.cat([x, torch.zeros_like(x[:1])]))
+    origin: Any = (-1, slice(None), *[0] * layer.nd)
+    return made[:-1] - made[-1:], made[origin]
 
 
 def _rest(block: Branches, layer: Layer, like: Tensor, registry: Registry) -> Tensor | Refusal:
@@ -129,14 +150,17 @@ def _matrix(modules: Sequence[nn.Module], channels: int, layer: Layer, like: Ten
     return columns.T
 
 
-def _kernel(wanted: Tensor, inside: Tensor | None, outside: Tensor | None, groups: int) -> Tensor:
-    """``C+ W A+`` for each group, ``[channels behind, channels in front / groups, *kernel_size]``."""
+def _fill(weight: Tensor, wanted: Tensor, inside: Tensor | None, outside: Tensor | None, groups: int) -> None:
+    """Put ``C+ W A+`` into the carrier's weight, by groups and bands: it may be many times as large as W."""
     made = wanted.reshape(groups, wanted.shape[0] // groups, wanted.shape[1], -1)
     if outside is not None:
         made = torch.einsum("gmo,goit->gmit", _inverse(outside, groups), made)
-    if inside is not None:
-        made = torch.einsum("goit,gin->gont", made, _inverse(inside, groups))
-    return made.reshape(-1, made.shape[2], *wanted.shape[2:])
+    front = None if inside is None else _inverse(inside, groups)
+    rows = weight.reshape(groups, -1, weight.shape[1], made.shape[3])
+    for group, kernels in enumerate(made):
+        for at in range(0, len(kernels), _BAND):
+            band = kernels[at : at + _BAND]
+            rows[group, at : at + _BAND] = band if front is None else torch.einsum("oit,in->ont", band, front[group])
 
 
 def _inverse(matrix: Tensor, groups: int) -> Tensor:

@@ -17,7 +17,7 @@ from reparamkit.errors import ExportError
 from reparamkit.export.program import Dynamic, export_program, first_line, free_axes
 from reparamkit.export.runtime import RuntimeModule, engine_module
 from reparamkit.output import checked_target, replacing
-from reparamkit.verify import Comparison, verify
+from reparamkit.verify import Comparison, compare
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,7 @@ class Exported:
         free = "; ".join(f"{name}: axes {', '.join(map(str, axes))}" for name, axes in self.free.items() if axes)
         lines = [f"{self.file}: {counts}, {sum(self.counts.values())} nodes", f"free: {free or 'nothing'}"]
         if self.comparison is not None:
-            lines.append(
-                f"ONNX Runtime against the original: error {self.comparison.error:.2e}, "
-                f"allowed {self.comparison.allowed:.2e}"
-            )
+            lines.append(f"ONNX Runtime against the original: {self.comparison}")
         return "\n".join(lines)
 
 
@@ -99,7 +96,7 @@ def _first_that_runs(
             _write(program, file)
             if original is None:
                 return program, None
-            return program, verify(original, RuntimeModule(file, original, example_inputs), example_inputs)
+            return program, compare(original, RuntimeModule(file, original, example_inputs), example_inputs)
         except ExportError:
             if level is levels[-1]:
                 raise

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from reparamkit.report import Report
+    from reparamkit.html.reported import Reported
 
 GROWTH = 2.0  # from here on a warning
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -50,7 +50,7 @@ class Range:
         return self.growth > GROWTH and self.int8_after > self.int8_before
 
 
-def ranges(report: Report, model: nn.Module, converted: nn.Module) -> list[Range]:
+def ranges(report: Reported, model: nn.Module, converted: nn.Module) -> list[Range]:
     """The ranges of all merged layers, those that grew most first.
 
     Args:
@@ -73,7 +73,7 @@ def ranges(report: Report, model: nn.Module, converted: nn.Module) -> list[Range
     return sorted(found, key=lambda r: -r.growth)
 
 
-def _sources(report: Report) -> dict[str, list[str]]:
+def _sources(report: Reported) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for key, into in report.key_map.items():
         for new in into:

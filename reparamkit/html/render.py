@@ -21,13 +21,14 @@ from reparamkit.html.ranges import ranges
 
 if TYPE_CHECKING:
     from reparamkit.bench.compare import Size
-    from reparamkit.report import Merged, Report
+    from reparamkit.html.reported import Reported
+    from reparamkit.merged import Merged
 
 _KINDS = 24  # diagrams of that many kinds of block
 
 
 def render(
-    report: Report, model: nn.Module, converted: nn.Module, *, sizes: tuple[Size, Size] | None = None, title: str = ""
+    report: Reported, model: nn.Module, converted: nn.Module, *, sizes: tuple[Size, Size] | None = None, title: str = ""
 ) -> str:
     """The page.
 
@@ -78,7 +79,7 @@ def _power(error: float) -> int:
 
 
 def _summary(
-    report: Report, model: nn.Module, converted: nn.Module, sizes: tuple[Size, Size] | None
+    report: Reported, model: nn.Module, converted: nn.Module, sizes: tuple[Size, Size] | None
 ) -> list[tuple[str, str, str]]:
     """Name, before, after."""
     counts = [
@@ -100,7 +101,7 @@ def _layers(model: nn.Module) -> int:
     return sum(1 for m in model.modules() if not list(m.children()) and list(m.parameters()))
 
 
-def _kinds(report: Report) -> list[dict[str, Any]]:
+def _kinds(report: Reported) -> list[dict[str, Any]]:
     """Each kind of merge once: how often, where for example, and its diagram."""
     counts = Counter((m.graph, m.rules) for m in report.merged)
     first = {(m.graph, m.rules): m for m in reversed(report.merged)}

@@ -10,7 +10,8 @@ from torch import nn
 from reparamkit.host import Rewrite
 from reparamkit.paths import module_at, within
 from reparamkit.pipeline import apply, plan
-from reparamkit.plan import Plan, Planned
+from reparamkit.plan import Plan
+from reparamkit.planned import Planned
 from reparamkit.recipe.pattern import original_class
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

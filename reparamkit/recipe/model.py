@@ -191,6 +191,9 @@ class Expand(_Model):
     )
     optional: bool = Field(default=False, description="It is no error if nothing matches.")
 
+    def __hash__(self) -> int:  # branches are lists and mappings, as they were written
+        return hash((self.match, len(self.branches), self.init, self.optional))
+
 
 class VerifySpec(_Model):
     """How each edit is proved."""
@@ -234,6 +237,9 @@ class Recipe(_Model):
         if not (self.blocks or self.expand or self.extends):
             raise ValueError("expected 'blocks' or 'expand', got neither")
         return self
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.blocks, self.expand, self.disable, self.policy, self.verify))
 
     def disabled_ids(self) -> tuple[str, ...]:
         """The rules that are switched off, with their plugin."""
