@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from reparamkit.errors import ModelError, RecipeError
-from reparamkit.paths import joined, module_at
-from reparamkit.trace import modules_under
+from reparamkit.paths import joined, module_at, modules_under
 
 if TYPE_CHECKING:
     from reparamkit.plan import Plan

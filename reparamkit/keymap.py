@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from reparamkit.constant import read_by
 from reparamkit.host import Swap
-from reparamkit.paths import joined, within
+from reparamkit.paths import joined, modules_under, within
 
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Value
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def keys_of(model: nn.Module) -> tuple[str, ...]:
     """The keys of `model.state_dict()`, in its order, without running the hooks of it."""
     found = []
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in modules_under(model):
         found += [joined(path, name) for name, tensor in module._parameters.items() if tensor is not None]
         found += [
             joined(path, name)

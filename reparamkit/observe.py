@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from reparamkit.ambient import undrawn
 from reparamkit.arguments import called
 from reparamkit.block import Seen, Shape
-from reparamkit.trace import modules_under
+from reparamkit.copies import WITHOUT_EXAMPLE, copy_of
+from reparamkit.paths import modules_under
 
 if TYPE_CHECKING:
     from reparamkit.survey import Survey
@@ -63,11 +64,11 @@ def observe_ranks(found: Survey, model: nn.Module, example_inputs: Any) -> None:
 
 def _run_copy(model: nn.Module, example_inputs: Any, note: Callable[[str, Any, Any, Any], None]) -> None:
     """Run a copy of `model` once; `note` gets the path, arguments and output of every call."""
-    twin = copy.deepcopy(model)
+    twin = copy_of(model, instead=WITHOUT_EXAMPLE)
     for path, module in modules_under(twin):
         if not isinstance(module, torch.jit.ScriptModule):  # those take no hooks
             module.register_forward_hook(partial(_called, note, path), with_kwargs=True)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with undrawn(twin), torch.no_grad():
         called(twin, example_inputs)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import nn
@@ -29,3 +29,14 @@ def module_at(root: nn.Module, path: str) -> nn.Module | None:
     for part in path.split(".") if path else ():
         found = found._modules.get(part) if isinstance(found, nn.Module) else None
     return found if isinstance(found, nn.Module) else None
+
+
+def modules_under(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every (path, module), parents before children, one entry for each name a module has; no recursion."""
+    stack: list[tuple[str, nn.Module]] = [("", model)]
+    while stack:
+        path, module = stack.pop()
+        yield path, module
+        prefix = f"{path}." if path else ""
+        children = [(prefix + n, c) for n, c in module._modules.items() if c is not None]
+        stack.extend(reversed(children))

@@ -33,11 +33,11 @@ from reparamkit.progress import watched
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry, build_or_default
 from reparamkit.report import Report
-from reparamkit.splice import Steps, copied, splice
+from reparamkit.splice import Journal, Steps, copied, splice
 from reparamkit.steps import steps_of
 from reparamkit.summary import report_of
 from reparamkit.survey import survey
-from reparamkit.transform import Transformed, transform
+from reparamkit.transform import transform
 from reparamkit.verify import Proven, Truth, prove
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
@@ -177,32 +177,26 @@ def apply(
         )
     target = model if inplace else copied(model, Steps() if keep_original else steps)
     keys = keys_of(model) if return_report else ()
-    undo = splice(target, steps)
-    merged_keys = keys_of(target) if return_report else ()
-    _log.info("%d merges proven and made", len(proven))
-    more = Transformed()
-    try:
-        more = transform(made, target, example_inputs, rtol)
+    with Journal() as journal:
+        splice(target, steps, journal)
+        merged_keys = keys_of(target) if return_report else ()
+        _log.info("%d merges proven and made", len(proven))
+        more = transform(made, target, example_inputs, rtol, journal)
         if strict and more.refused:
             raise RecipeError("RK707", f"strict: {len(more.refused)} refusals, the first: {more.refused[0]}")
         expectations(made, target)
         comparison = None if truth is None else truth.judge(target)
-    except BaseException:
-        more.undo()
-        undo()
-        raise
-    if not return_report:
-        return target
-    refusals = (*made.refusals, *refused, *more.refused)
-    report = report_of(made.recipe, made.policy.name, proven, refusals, comparison)
-    report = replace(
-        report,
-        merged=(*report.merged, *more.merged),
-        key_map=moved(key_map(keys, merged_keys, proven), more.moves),
-        example=form_of(example_inputs),
-        _undo=[undo, more.undo] if keep_original else [],
-    )
-    return target, report
+        if not return_report:
+            return target
+        refusals = (*made.refusals, *refused, *more.refused)
+        report = report_of(made.recipe, made.policy.name, proven, refusals, comparison)
+        return target, replace(
+            report,
+            merged=(*report.merged, *more.merged),
+            key_map=moved(key_map(keys, merged_keys, proven), more.moves),
+            example=form_of(example_inputs),
+            _undo=[journal.rollback] if keep_original else [],
+        )
 
 
 def _tolerance(recipe: Recipe, verify: bool | float) -> float | None:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from reparamkit.block import Seen, Shape
 from reparamkit.errors import Refusal, VerificationError
-from reparamkit.splice import Steps, splice
+from reparamkit.splice import Journal, Steps, splice
 from reparamkit.survey import HOOKS
 from reparamkit.verify import largest_gap
 
@@ -61,7 +61,7 @@ def prove_block(
     """
     original = _bare(copy.deepcopy(frame.module)).double()
     replaced = _bare(copy.deepcopy(frame.module))
-    splice(replaced, copy.deepcopy(steps))
+    splice(replaced, copy.deepcopy(steps), Journal())
     replaced = replaced.double()
     worst, failure = None, "nothing says what its inputs look like; pass example_inputs"
     for case in _cases(frame, ranges, seen):

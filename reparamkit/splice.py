@@ -1,12 +1,12 @@
 """splice: the only file that changes a model. It is told what to do by finished, proven edits.
 
 Everything that can fail has been done before: modules are built and filled, code is written and compiled. What is
-left is a list of small steps, each of which knows how to take itself back; if one fails, all are undone.
+left is a list of small steps, each of which is written into a journal that can take it back; if anything fails before
+the conversion has returned, all are.
 """
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import nn
 
+from reparamkit.copies import copy_of
 from reparamkit.emit import Emitted
-from reparamkit.errors import ModelError
 from reparamkit.held import exchanged, own_places
-from reparamkit.paths import joined, module_at
+from reparamkit.paths import module_at, modules_under
 from reparamkit.rewritten import quiet_class, rewritten_class
 
 
@@ -42,8 +42,8 @@ class Steps:
     quiet: tuple[str, ...] = ()
 
 
-class _Journal:
-    """Steps done so far and how to undo them."""
+class Journal:
+    """Steps done so far and how to undo them; ``with Journal() as journal`` undoes all when the block raises."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
@@ -66,8 +66,16 @@ class _Journal:
         self._undo.append(undo)
 
     def rollback(self) -> None:
+        """Undo every step, the last one first."""
         for undo in reversed(self._undo):
             undo()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
+        if kind is not None:
+            self.rollback()
 
 
 def copied(model: nn.Module, steps: Steps) -> nn.Module:
@@ -77,8 +85,8 @@ def copied(model: nn.Module, steps: Steps) -> nn.Module:
         ModelError: RK110 when something in the model cannot be copied, with its path.
     """
     memo: dict[int, Any] = {}
-    names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
-    owners = Counter(id(t) for m in model.modules() for t in m._parameters.values())
+    names = Counter(id(m) for _, m in modules_under(model))
+    owners = Counter(id(t) for m in {m for _, m in modules_under(model)} for t in m._parameters.values())
     for module in _doomed(model, steps):
         if names[id(module)] == 1:
             memo[id(module)] = nn.Identity()
@@ -86,10 +94,7 @@ def copied(model: nn.Module, steps: Steps) -> nn.Module:
         for tensor in model.get_submodule(path)._parameters.values():
             if tensor is not None and owners[id(tensor)] == 1:
                 memo[id(tensor)] = tensor  # replaced right after; sharing it for a moment costs nothing
-    try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        raise ModelError("RK110", f"{_uncopyable(model)}: {type(error).__name__}: {error}; use inplace=True") from error
+    return copy_of(model, memo, instead="use inplace=True")
 
 
 def _doomed(model: nn.Module, steps: Steps) -> list[nn.Module]:
@@ -103,55 +108,35 @@ def _doomed(model: nn.Module, steps: Steps) -> list[nn.Module]:
     return doomed
 
 
-def _uncopyable(model: nn.Module) -> str:
-    for path, module in model.named_modules():
-        for name, value in module.__dict__.items():
-            if name in ("_modules", "_parameters", "_buffers"):
-                continue
-            try:
-                copy.deepcopy(value)
-            except Exception:  # any failure to copy is the answer to the question
-                return joined(path, name)
-    return "the model"
-
-
-def splice(model: nn.Module, steps: Steps) -> Callable[[], None]:
-    """Change `model` in place; on any exception it is as it was.
+def splice(model: nn.Module, steps: Steps, journal: Journal) -> None:
+    """Change `model` in place.
 
     Args:
         model: the model, or a copy of it.
         steps: what to do.
-
-    Returns:
-        A function that takes everything back.
+        journal: each step is written down there before it is taken.
     """
-    journal = _Journal()
-    try:
-        for path, filled in steps.weights.items():
-            _take_parameters(model.get_submodule(path), filled, journal)
-        gone: dict[int, nn.Module] = {}
-        for path, module in (*steps.modules.items(), *steps.aside.items()):
-            _put(model, path, module, journal, gone)
-        for path, names in steps.remainders.items():
-            _put(model, path, _rest(model.get_submodule(path), names), journal, gone)
-        for path, (emitted, merged) in steps.rewrites.items():
-            _rewrite(model.get_submodule(path), emitted, merged, journal)
-        for path in steps.quiet:
-            _quiet(model.get_submodule(path), journal)
-        _put_in_places(model, gone, journal)
-    except BaseException:
-        journal.rollback()
-        raise
-    return journal.rollback
+    for path, filled in steps.weights.items():
+        _take_parameters(model.get_submodule(path), filled, journal)
+    gone: dict[int, nn.Module] = {}
+    for path, module in (*steps.modules.items(), *steps.aside.items()):
+        _put(model, path, module, journal, gone)
+    for path, names in steps.remainders.items():
+        _put(model, path, _rest(model.get_submodule(path), names), journal, gone)
+    for path, (emitted, merged) in steps.rewrites.items():
+        _rewrite(model.get_submodule(path), emitted, merged, journal)
+    for path in steps.quiet:
+        _quiet(model.get_submodule(path), journal)
+    _put_in_places(model, gone, journal)
 
 
-def _take_parameters(module: nn.Module, filled: nn.Module, journal: _Journal) -> None:
+def _take_parameters(module: nn.Module, filled: nn.Module, journal: Journal) -> None:
     journal.attributes(module, "_parameters")
     for name, value in filled._parameters.items():
         module._parameters[name] = value
 
 
-def _put(model: nn.Module, path: str, module: nn.Module, journal: _Journal, gone: dict[int, nn.Module]) -> None:
+def _put(model: nn.Module, path: str, module: nn.Module, journal: Journal, gone: dict[int, nn.Module]) -> None:
     owner_path, _, name = path.rpartition(".")
     owner = model.get_submodule(owner_path)
     journal.attributes(owner, "_modules")
@@ -159,9 +144,9 @@ def _put(model: nn.Module, path: str, module: nn.Module, journal: _Journal, gone
     owner._modules[name] = module
 
 
-def _put_in_places(model: nn.Module, gone: Mapping[int, nn.Module], journal: _Journal) -> None:
+def _put_in_places(model: nn.Module, gone: Mapping[int, nn.Module], journal: Journal) -> None:
     """Exchange modules in lists and the like, too."""
-    for module in model.modules():
+    for module in {m for _, m in modules_under(model)}:
         for name, value in list(own_places(module)):
             made = exchanged(value, lambda held: gone.get(id(held)))
             if made is not value:
@@ -178,7 +163,7 @@ def _rest(module: nn.Module, names: tuple[str, ...] | Callable[[], nn.Module]) -
     return nn.Sequential(*children).eval() if children else nn.Identity().eval()
 
 
-def _rewrite(module: nn.Module, emitted: Emitted, merged: Mapping[str, nn.Module], journal: _Journal) -> None:
+def _rewrite(module: nn.Module, emitted: Emitted, merged: Mapping[str, nn.Module], journal: Journal) -> None:
     journal.attributes(module, "_modules", "_parameters", "_buffers")
     for name in emitted.removed:
         _remove(module, name, journal)
@@ -191,12 +176,12 @@ def _rewrite(module: nn.Module, emitted: Emitted, merged: Mapping[str, nn.Module
     object.__setattr__(module, "__class__", cls)
 
 
-def _quiet(module: nn.Module, journal: _Journal) -> None:
+def _quiet(module: nn.Module, journal: Journal) -> None:
     journal.attributes(module)
     object.__setattr__(module, "__class__", quiet_class(type(module)))
 
 
-def _remove(module: nn.Module, name: str, journal: _Journal) -> None:
+def _remove(module: nn.Module, name: str, journal: Journal) -> None:
     head, _, tail = name.partition(".")
     if not tail:
         for registry in (module._modules, module._parameters, module._buffers):

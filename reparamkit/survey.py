@@ -12,9 +12,9 @@ from torch import nn
 from reparamkit.bypass import bypassed
 from reparamkit.calls import with_all_ways
 from reparamkit.errors import ModelError, Refusal
-from reparamkit.paths import below
+from reparamkit.paths import below, modules_under
 from reparamkit.reuse import Memory
-from reparamkit.trace import Forked, Traced, modules_under, trace
+from reparamkit.trace import Forked, Traced, trace
 from reparamkit.watch import storage_of, storages_of
 
 if TYPE_CHECKING:

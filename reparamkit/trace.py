@@ -34,7 +34,7 @@ from reparamkit.twin import Missing, proxies_in, state_of
 from reparamkit.watch import Untraceable, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 _HERE = Path(__file__).parent
 
@@ -243,14 +243,3 @@ def _place(error: Exception) -> str:
         line = linecache.getline(frame.filename, frame.lineno or 0).strip()
         return f"{'/'.join(parts[-2:])}:{frame.lineno} `{line}`"
     return ""
-
-
-def modules_under(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every (path, module), parents before children, one entry for each name a module has; no recursion."""
-    stack: list[tuple[str, nn.Module]] = [("", model)]
-    while stack:
-        path, module = stack.pop()
-        yield path, module
-        prefix = f"{path}." if path else ""
-        children = [(prefix + n, c) for n, c in module._modules.items() if c is not None]
-        stack.extend(reversed(children))

@@ -6,7 +6,7 @@ prove what it returns, and only then change the model. The caller can take all o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from reparamkit.prove_block import prove_block
 from reparamkit.ranges import Ranges
 from reparamkit.rule import Rewritten, Transform
 from reparamkit.scope import allowed_here, switched_on, transforms_of
-from reparamkit.splice import Steps, splice
+from reparamkit.splice import Journal, Steps, splice
 from reparamkit.survey import Survey, survey
 from reparamkit.trace import Forked
 
@@ -48,12 +48,6 @@ class Transformed:
     merged: list[Merged] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
-    _undo: list[Callable[[], None]] = field(default_factory=list)
-
-    def undo(self) -> None:
-        """Take every step of the pass back, the last one first."""
-        while self._undo:
-            self._undo.pop()()
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ def _exists(frame: Frame, name: str) -> bool:
     return module_at(frame.module, name) is not None
 
 
-def transform(made: Plan, model: nn.Module, example_inputs: Any, rtol: float | None) -> Transformed:
+def transform(made: Plan, model: nn.Module, example_inputs: Any, rtol: float | None, journal: Journal) -> Transformed:
     """Run the transforms that the recipe names on a merged model.
 
     Args:
@@ -81,20 +75,17 @@ def transform(made: Plan, model: nn.Module, example_inputs: Any, rtol: float | N
         model: the merged model; it is changed in place.
         example_inputs: as for `apply`.
         rtol: largest relative deviation of a block; `None` skips the proofs.
+        journal: what is done is written down there.
 
     Raises:
         VerificationError: RK901 when a block computes something else after a transform.
-        PluginError: RK804 when a transform raises. In both cases the model is as it was given.
+        PluginError: RK804 when a transform raises.
     """
     done = Transformed()
-    try:
-        for rule in transforms_of(made.recipe, made.registry):
-            seen = None if example_inputs is None else observe(model, example_inputs)
-            while _run(rule, made, model, seen, rtol, done):
-                pass
-    except BaseException:
-        done.undo()
-        raise
+    for rule in transforms_of(made.recipe, made.registry):
+        seen = None if example_inputs is None else observe(model, example_inputs)
+        while _run(rule, made, model, seen, rtol, done, journal):
+            pass
     return done
 
 
@@ -105,6 +96,7 @@ def _run(
     seen: Mapping[str, Seen | None] | None,
     rtol: float | None,
     done: Transformed,
+    journal: Journal,
 ) -> bool:
     """One look at every block; whether some were left out because a block around them was changed."""
     found = survey(model, made.registry)
@@ -132,7 +124,7 @@ def _run(
                 gone += [joined(path, n) for n in (*change.made.modules, *_removed(change))]
                 done.merged.append(_merged(change, rule, error))
                 done.moves.append(_move(change))
-    done._undo.append(splice(model, steps))
+    splice(model, steps, journal)
     if not left:
         done.refused += refused
     return left

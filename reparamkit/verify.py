@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from reparamkit.ambient import undrawn
 from reparamkit.arguments import called
+from reparamkit.copies import WITHOUT_EXAMPLE, copy_of
 from reparamkit.ends import in_front
 from reparamkit.errors import ModelError, Refusal, VerificationError
 from reparamkit.lower import lower, numbers
@@ -321,11 +323,15 @@ class Truth:
 
 
 def outputs(model: nn.Module, example_inputs: Any, dtype: torch.dtype | None) -> Any:
-    """What `model` (or a copy of it in `dtype`) returns; the caller's random state is kept."""
+    """What a copy of `model` (in `dtype`) returns; the caller's random state is kept.
+
+    The model itself is not run: its forward may count, or leave something on it.
+    """
+    model = copy_of(model, instead=WITHOUT_EXAMPLE)
     if dtype is not None:
-        model = copy.deepcopy(model).to(dtype)
+        model = model.to(dtype)
         example_inputs = pytree.tree_map(lambda x: _cast(x, dtype), example_inputs)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with undrawn(model), torch.no_grad():
         torch.manual_seed(0)
         return called(model, example_inputs)
 

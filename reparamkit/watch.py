@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reparamkit.paths import modules_under
 from reparamkit.reuse import Log
 
 
@@ -66,5 +67,5 @@ def storage_of(tensor: Tensor) -> int:
 
 def storages_of(model: nn.Module) -> frozenset[int]:
     """Identities of all storages the parameters and buffers of `model` live in."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return frozenset(storage_of(t) for t in tensors)
+    owners = [(m._parameters, m._buffers) for _, m in modules_under(model)]
+    return frozenset(storage_of(t) for both in owners for held in both for t in held.values() if t is not None)

@@ -30,7 +30,7 @@ from reparamkit.expand.statistics import settle
 from reparamkit.pipeline import Plugins, RecipeLike
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry, build_or_default
-from reparamkit.splice import Steps, copied, splice
+from reparamkit.splice import Journal, Steps, copied, splice
 from reparamkit.standin import StandIn
 from reparamkit.survey import survey
 
@@ -130,24 +130,16 @@ def _expanded(
     example_inputs: Any,
     return_report: bool,
 ) -> nn.Module | tuple[nn.Module, Expansion]:
-    if "" in blocks:  # the model is the layer itself: nothing holds it in which it could be exchanged
-        target: nn.Module = blocks[""]
-        undo = _nothing
-    else:
-        steps = Steps(modules=dict(blocks))
-        target = model if inplace else copied(model, steps)
-        undo = splice(target, steps)
-    if example_inputs is not None:
-        try:
+    with Journal() as journal:
+        if "" in blocks:  # the model is the layer itself: nothing holds it in which it could be exchanged
+            target: nn.Module = blocks[""]
+        else:
+            steps = Steps(modules=dict(blocks))
+            target = model if inplace else copied(model, steps)
+            splice(target, steps, journal)
+        if example_inputs is not None:
             settle(target, list(blocks.values()), example_inputs)
-        except BaseException:
-            undo()
-            raise
-    return (target, report) if return_report else target
-
-
-def _nothing() -> None:
-    """There is nothing to take back."""
+        return (target, report) if return_report else target
 
 
 def _blocks(model: nn.Module, job: _Job) -> tuple[dict[str, Expanded], Expansion]:

@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from reparamkit.paths import joined
+from reparamkit.paths import joined, modules_under
 from reparamkit.standin import StandIn
-from reparamkit.trace import modules_under
 
 
 def parameter_groups(
