@@ -17,6 +17,8 @@ CODES: dict[str, str] = {
     "RK104": "input is not usable",
     "RK110": "model cannot be copied",
     "RK111": "nothing was kept to undo",
+    "RK112": "plan was made for another model",
+    "RK113": "optimizer holds parameters that are gone",
     # RK2xx: normalisation
     "RK201": "batch norm has no running statistics",
     "RK202": "batch norm is called with training statistics",

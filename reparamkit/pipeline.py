@@ -39,6 +39,7 @@ from reparamkit.summary import report_of
 from reparamkit.survey import survey
 from reparamkit.transform import transform
 from reparamkit.verify import Proven, Truth, prove
+from reparamkit.warn import parameters_under, warn_of_global_hooks, warn_of_optimizers
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
 P = ParamSpec("P")
@@ -86,6 +87,7 @@ def plan(
         PluginError: a rule or policy does not exist, or plugins contradict each other.
     """
     checked_model(model)
+    warn_of_global_hooks()
     registry = build_or_default(plugins)
     loaded = load_recipe(recipe, folders=registry.recipe_folders, ops=registry.branch_ops)
     registry.check_ids([*loaded.disabled_ids(), *(r for b in loaded.blocks for r in b.rule_ids() or ())])
@@ -167,6 +169,30 @@ def apply(
         VerificationError: a merge does not compute what it replaces. In every case `model` is as it was.
     """
     made = plan(model, recipe, policy=policy, plugins=plugins, example_inputs=example_inputs)
+    return carry_out(
+        made,
+        inplace=inplace,
+        verify=verify,
+        example_inputs=example_inputs,
+        strict=strict,
+        keep_original=keep_original,
+        return_report=return_report,
+    )
+
+
+@_quietly
+def carry_out(
+    made: Plan,
+    *,
+    inplace: bool,
+    verify: bool | float,
+    example_inputs: Any,
+    strict: bool,
+    keep_original: bool,
+    return_report: bool,
+) -> nn.Module | tuple[nn.Module, Report]:
+    """Compute, prove and make what a plan says; arguments, result and errors as those of `apply`."""
+    model = made.model
     rtol = _tolerance(made.recipe, verify)
     proven, refused = _prove_all(made, rtol)
     steps = steps_of(made, proven)
@@ -177,6 +203,7 @@ def apply(
         )
     target = model if inplace else copied(model, Steps() if keep_original else steps)
     keys = keys_of(model) if return_report else ()
+    parameters = parameters_under(model) if inplace else []
     with Journal() as journal:
         splice(target, steps, journal)
         merged_keys = keys_of(target) if return_report else ()
@@ -186,6 +213,7 @@ def apply(
             raise RecipeError("RK707", f"strict: {len(more.refused)} refusals, the first: {more.refused[0]}")
         expectations(made, target)
         comparison = None if truth is None else truth.judge(target)
+        warn_of_optimizers(parameters, target)
         if not return_report:
             return target
         refusals = (*made.refusals, *refused, *more.refused)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -59,6 +60,50 @@ class Plan:
     def __str__(self) -> str:
         lines = [f"after the merges: {pending}" for pending in self.transforms]
         return "\n".join([str(self._report()), *lines])
+
+    def apply_to(
+        self,
+        other: nn.Module,
+        *,
+        inplace: bool = False,
+        verify: bool | float = True,
+        example_inputs: Any = None,
+        strict: bool = False,
+        keep_original: bool = False,
+        return_report: bool = False,
+    ) -> nn.Module | tuple[nn.Module, Report]:
+        """Carry the plan out on a model like the one it was made for: an averaged copy, a teacher, a checkpoint.
+
+        The edits are the same, the numbers are those of `other`, and every merge is proven again.
+
+        Args:
+            other: a model in eval mode, with the same modules; it may be the plan's own.
+            inplace: change `other` itself.
+            verify: as for `reparamkit.apply`, and so are the others.
+            example_inputs: to compare the whole model on.
+            strict: raise when anything was refused.
+            keep_original: so that `Report.undo` works.
+            return_report: also return the `Report`.
+
+        Returns:
+            The converted model, and the report when asked for.
+
+        Raises:
+            ModelError: RK112 when it does not merge in the same way, with the first place that differs.
+            VerificationError: a merge does not compute what it replaces. In every case `other` is as it was.
+        """
+        from reparamkit.pipeline import carry_out
+        from reparamkit.replan import replanned
+
+        return carry_out(
+            replanned(self, other),
+            inplace=inplace,
+            verify=verify,
+            example_inputs=example_inputs,
+            strict=strict,
+            keep_original=keep_original,
+            return_report=return_report,
+        )
 
     def to_dict(self) -> dict[str, object]:
         """The plan as plain data: `Report.to_dict`, and the transforms."""
