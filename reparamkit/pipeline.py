@@ -204,7 +204,8 @@ def carry_out(
     target = model if inplace else copied(model, Steps() if keep_original else steps)
     keys = keys_of(model) if return_report else ()
     parameters = parameters_under(model) if inplace else []
-    with Journal() as journal:
+    journal = Journal()
+    try:
         splice(target, steps, journal)
         merged_keys = keys_of(target) if return_report else ()
         _log.info("%d merges proven and made", len(proven))
@@ -225,6 +226,9 @@ def carry_out(
             example=form_of(example_inputs),
             _undo=[journal.rollback] if keep_original else [],
         )
+    except BaseException:  # an interrupt, too; not `with`, which an interrupt could leave before its exit is entered
+        journal.rollback()
+        raise
 
 
 def _tolerance(recipe: Recipe, verify: bool | float) -> float | None:

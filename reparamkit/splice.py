@@ -43,7 +43,7 @@ class Steps:
 
 
 class Journal:
-    """Steps done so far and how to undo them; ``with Journal() as journal`` undoes all when the block raises."""
+    """Steps done so far and how to undo them."""
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
@@ -69,13 +69,6 @@ class Journal:
         """Undo every step, the last one first."""
         for undo in reversed(self._undo):
             undo()
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        if kind is not None:
-            self.rollback()
 
 
 def copied(model: nn.Module, steps: Steps) -> nn.Module:

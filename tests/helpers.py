@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,30 +65,44 @@ def assert_same(model: nn.Module, converted: nn.Module, *shapes: Shape, rtol: fl
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
-    """Everything about a model, and about torch, that looking at it must not change."""
+    """Everything about a model, and about the process, that looking at it must not change."""
     modules = list(model.named_modules(remove_duplicate=False))
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {
         "state": {k: v.clone() for k, v in model.state_dict().items() if isinstance(v, Tensor)},
         "keys": list(model.state_dict()),
-        "tensors": [(n, id(t), t._version if not t.is_inference() else 0) for n, t in tensors],
+        "tensors": [(n, id(t), 0 if t.is_inference() else t._version, t.stride(), t.grad_fn) for n, t in tensors],
+        "grads": [(n, id(t.grad)) for n, t in tensors if t.is_leaf],
         "modules": [(n, id(m), type(m), m.training) for n, m in modules],
-        "attributes": [(n, sorted(m.__dict__), [id(c) for c in m._modules.values()]) for n, m in modules],
+        "attributes": [(n, {k: repr(v) for k, v in m.__dict__.items() if k not in _TREE}) for n, m in modules],
+        "children": [(n, list(m._modules), [id(c) for c in m._modules.values()]) for n, m in modules],
         "hooks": [(n, k, list(v)) for n, m in modules for k, v in m.__dict__.items() if k.endswith("_hooks")],
         "requires_grad": [(n, t.requires_grad) for n, t in tensors],
+        "process": (torch.get_default_dtype(), torch.is_grad_enabled(), nn.Module.__call__, random.getstate()),
         "rng": torch.get_rng_state(),
-        "dtype": torch.get_default_dtype(),
+        "numpy": str(np.random.get_state()),
     }
 
 
+_TREE = frozenset({"_modules", "_parameters", "_buffers"})
+
+
 def assert_untouched(model: nn.Module, before: dict[str, Any]) -> None:
-    """The model and torch's global state are bit for bit what `snapshot` saw."""
+    """The model and the process are bit for bit what `snapshot` saw."""
     after = snapshot(model)
-    for key in ("keys", "tensors", "modules", "attributes", "hooks", "requires_grad", "dtype"):
+    for key in before.keys() - {"state", "rng"}:
         assert after[key] == before[key], key
     assert torch.equal(after["rng"], before["rng"]), "the global random state moved"
     for name, tensor in before["state"].items():
         assert torch.equal(after["state"][name].nan_to_num(), tensor.nan_to_num()), name
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Whatever happens inside, refusals and errors included, leaves the model and the process as they were."""
+    before = snapshot(model)
+    yield
+    assert_untouched(model, before)
 
 
 def convert(model: nn.Module, *shapes: Shape, seed: int = 0, **options: Any) -> tuple[nn.Module, Report]:
@@ -95,9 +113,8 @@ def convert(model: nn.Module, *shapes: Shape, seed: int = 0, **options: Any) -> 
 
 def convert_as_is(model: nn.Module, *shapes: Shape, **options: Any) -> tuple[nn.Module, Report]:
     """`convert` for a model that already has the numbers it should have."""
-    before = snapshot(model)
-    converted, report = reparamkit.apply(model, return_report=True, **options)
-    assert_untouched(model, before)
+    with unchanged(model):
+        converted, report = reparamkit.apply(model, return_report=True, **options)
     original = copy.deepcopy(model)
     assert_same(original, converted, *shapes)
     return converted, report

@@ -130,7 +130,8 @@ def _expanded(
     example_inputs: Any,
     return_report: bool,
 ) -> nn.Module | tuple[nn.Module, Expansion]:
-    with Journal() as journal:
+    journal = Journal()
+    try:
         if "" in blocks:  # the model is the layer itself: nothing holds it in which it could be exchanged
             target: nn.Module = blocks[""]
         else:
@@ -140,6 +141,9 @@ def _expanded(
         if example_inputs is not None:
             settle(target, list(blocks.values()), example_inputs)
         return (target, report) if return_report else target
+    except BaseException:
+        journal.rollback()
+        raise
 
 
 def _blocks(model: nn.Module, job: _Job) -> tuple[dict[str, Expanded], Expansion]:

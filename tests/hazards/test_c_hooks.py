@@ -1,0 +1,142 @@
+"""Hazards of hooks and of weights computed by hooks."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reparamkit
+from tests.hazards.models import Block, bn, same, seq
+from tests.hazards.row import hazard
+from tests.helpers import (
+    IMAGES,
+    assert_same,
+    codes,
+    convert,
+    counts,
+    gap,
+    inputs,
+    places,
+    randomize,
+)
+
+
+def hook(kind: str, module: nn.Module) -> None:
+    twice = 2.0
+    if kind == "forward":
+        module.register_forward_hook(lambda m, args, output: output * twice)
+    elif kind == "forward with kwargs":
+        module.register_forward_hook(lambda m, args, kwargs, output: output * twice, with_kwargs=True)
+    elif kind == "pre":
+        module.register_forward_pre_hook(lambda m, args: (args[0] * twice,))
+    elif kind == "pre with kwargs":
+        module.register_forward_pre_hook(lambda m, args, kwargs: ((args[0] * twice,), kwargs), with_kwargs=True)
+    elif kind == "backward":
+        module.register_full_backward_hook(lambda m, grad_in, grad_out: None)
+    elif kind == "state dict":
+        module.register_state_dict_post_hook(lambda m, state, prefix, metadata: None)
+    else:
+        module.register_load_state_dict_post_hook(lambda m, keys: None)
+
+
+HOOKS = ("forward", "forward with kwargs", "pre", "pre with kwargs", "backward", "state dict", "load state dict")
+
+
+@hazard("C7", "an intermediate value is stored by the forward or read by a hook", "refused", "RK305", "RK306")
+@hazard("C8", "a hook on a merged layer changes its output", "refused", "RK306")
+@hazard("C11", "hooks on state dicts", "refused where modules would go, kept elsewhere", "RK306")
+@hazard("C12", "backward hooks", "refused where modules would go, kept elsewhere", "RK306")
+@pytest.mark.parametrize("kind", HOOKS)
+@pytest.mark.parametrize("place", ["0", "1"])
+def test_c07_c08_c11_c12_observed_modules_stay(kind: str, place: str) -> None:
+    model = seq(same(), bn())
+    hook(kind, model.get_submodule(place))
+    converted, report = convert(model)
+    assert counts(converted) == (1, 1)
+    assert place in places(report, "RK306")
+
+
+@hazard("C9", "a hook on the root or on a parent", "it goes on working: modules are exchanged below it")
+@pytest.mark.parametrize("kind", HOOKS)
+@pytest.mark.parametrize("place", ["", "0"])
+def test_c09_hooks_on_what_stays_go_on_working(kind: str, place: str) -> None:
+    model = seq(Block(), same())
+    hook(kind, model.get_submodule(place))
+    converted, _ = convert(model)
+    assert counts(converted) == (2, 0)
+    kept = converted.get_submodule(place)
+    assert sum(len(v) for k, v in kept.__dict__.items() if k.endswith("hooks")) >= 1
+
+
+@hazard("C10", "hooks for all modules of the process", "a warning", "RK306")
+def test_c10_global_hooks_do_not_fire_and_stay() -> None:
+    seen: list[str] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda m, args, out: seen.append(type(m).__name__))
+    try:
+        model = randomize(seq(Block(), same())).double()
+        original = copy.deepcopy(model)
+        converted = reparamkit.apply(model)
+    finally:
+        handle.remove()
+    assert_same(original, converted)
+
+
+@hazard("C13", "weights are parametrized", "the parametrized layer is left or its weight is materialised", "RK308")
+def test_c13_parametrized_weights() -> None:
+    for wrap in (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm):
+        model = seq(wrap(same()), bn())
+        converted, report = convert(model)
+        assert report.merged or codes(report) & {"RK308", "RK503"}
+        assert report.merged == () or counts(converted) == (1, 0)
+
+
+@hazard("C14", "legacy weight_norm, spectral_norm, pruning", "refused", "RK308")
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "prune"])
+def test_c14_legacy_weights_computed_by_hooks(kind: str) -> None:
+    from torch.nn.utils import prune
+
+    conv = same()
+    model = seq(conv, bn())
+    randomize(model)
+    if kind == "prune":
+        prune.random_unstructured(conv, "weight", 0.3)  # type: ignore[no-untyped-call]
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            getattr(nn.utils, kind)(conv)
+    model.eval().double()
+    with torch.no_grad():
+        model(inputs(IMAGES[0]))
+    before = [(n, p.clone()) for n, p in model.named_parameters()]
+    converted, report = reparamkit.apply(model, inplace=False, return_report=True)
+    assert all(torch.equal(a, dict(model.named_parameters())[n]) for n, a in before)
+    assert_same(model, converted)
+    assert report.merged or "RK308" in codes(report) or "RK306" in codes(report)
+
+
+class Stores(nn.Module):
+    """A forward that leaves an intermediate value on the module for others to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.seen = same(), same(1), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        self.seen = y
+        return y + self.b(x)
+
+
+def test_c07_an_intermediate_value_stored_by_the_forward() -> None:
+    model = randomize(Stores()).double()
+    converted = reparamkit.apply(model)
+    assert model.seen is None
+    with torch.no_grad():
+        assert gap(model(inputs(IMAGES[0])), converted(inputs(IMAGES[0]))) < 1e-9
+        assert isinstance(converted.seen, Tensor), "the stored value is lost"
+        assert gap(model.seen, converted.seen) < 1e-9
