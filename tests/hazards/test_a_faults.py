@@ -24,7 +24,7 @@ CHANGING = {str(PACKAGE / f"{name}.py") for name in ("splice", "transform", "rew
 COMMIT = (str(PACKAGE / "pipeline.py"), "carry_out")
 ERRORS = (RuntimeError, KeyboardInterrupt, MemoryError)
 PARTS = 4
-OFTEN = 2
+OFTEN = 1
 Here = Callable[[FrameType, str], bool]
 
 
@@ -46,7 +46,15 @@ class Head(nn.Module):
 def model() -> nn.Module:
     """All kinds of edits: weights, modules, steps aside, remainders, rewritten and quiet classes, transforms."""
     into_three, back = nn.Conv2d(C, 3, 1), nn.Conv2d(3, C, 1)
-    parts = [Block(), Head(), seq(same(1, bias=False), same(padding_mode="reflect")), into_three, Twice(), nn.ReLU(), back]
+    parts = [
+        Block(),
+        Head(),
+        seq(same(1, bias=False), same(padding_mode="reflect")),
+        into_three,
+        Twice(),
+        nn.ReLU(),
+        back,
+    ]
     return randomize(seq(*parts, seq(bn(), nn.ReLU()))).double()
 
 

@@ -1,0 +1,139 @@
+"""Hazards of devices, autocast, quantization."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reparamkit
+from tests.hazards.models import Block, C, bn, raises, same, seq
+from tests.hazards.row import hazard
+from tests.helpers import IMAGES, branches, gap, inputs, randomize
+
+
+class Elsewhere(Tensor):
+    """A tensor that says it is on another device; there is only one here."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda:1")
+
+
+@hazard(
+    "E9",
+    "weights on different devices, or offloaded",
+    "refused, or an error where there are no numbers",
+    "RK506",
+    "RK505",
+)
+def test_e09_offloaded_weights_are_an_error() -> None:
+    model = seq(Block(), same(), bn()).eval()
+    model[1].to("meta")
+    with raises("RK505") as caught:
+        reparamkit.apply(model)
+    assert "1.weight" in str(caught.value)
+    assert "0." not in str(caught.value)
+
+
+def test_e09_two_devices_in_one_merge_are_refused() -> None:
+    from reparamkit.merge import Algebra, Like, Term
+    from reparamkit.operators import conv
+    from reparamkit.registry import default_registry
+
+    algebra = Algebra(default_registry().merge, lambda rule: True)
+    kernel = torch.ones(C, C, 1, 1, dtype=torch.float64)
+    there = [Like(torch.float32, torch.device(d), True, True) for d in ("cpu", "meta")]
+    first, second = (Term(conv(kernel), frozenset(), like) for like in there)
+    refusal = algebra.add(first, second)
+    assert isinstance(refusal, reparamkit.Refusal)
+    assert refusal.code == "RK506"
+    assert "cpu" in refusal.reason
+    assert "meta" in refusal.reason
+
+
+class DTensor(Tensor):
+    """Named as torch's: what is asked for is the name, so that nothing distributed is imported."""
+
+
+@hazard("E11", "sharded weights", "error: gather them first", "RK507", "RK605")
+def test_e11_shards_are_an_error() -> None:
+    model = randomize(seq(Block(), same()))
+    model[1].weight = nn.Parameter(model[1].weight.detach().as_subclass(DTensor))
+    model[1]._parameters["weight"] = model[1].weight.as_subclass(DTensor)
+    with raises("RK507") as caught:
+        reparamkit.apply(model)
+    assert "1.weight" in str(caught.value)
+    assert "get_model_state_dict" in str(caught.value)
+
+
+def test_e11_wrappers_are_an_error() -> None:
+    kind = type("FullyShardedDataParallel", (nn.Sequential,), {})
+    with raises("RK605") as caught:
+        reparamkit.apply(seq(kind(same(), bn())).eval())
+    assert "0 is a FullyShardedDataParallel" in str(caught.value)
+
+
+@hazard(
+    "E12",
+    "autocast around the model, or around the conversion",
+    "merged outside of it; how far the two differ under it is documented",
+)
+def test_e12_autocast_around() -> None:
+    model = randomize(seq(Block(), same(), bn()))
+    x = inputs(IMAGES[0], dtype=torch.float32)
+    plain = reparamkit.apply(model)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        under, report = reparamkit.apply(model, example_inputs=x, return_report=True)
+        assert gap(model(x).float(), plain(x).float()) < 0.05
+    assert report.max_error is not None
+    assert report.max_error < 1e-12
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), under.parameters(), strict=True))
+
+
+def test_e12_the_default_device_does_not_matter() -> None:
+    model = randomize(seq(Block(), same(), bn()))
+    plain, x = reparamkit.apply(model), inputs(IMAGES[0], dtype=torch.float32)
+    with torch.device("meta"):
+        under = reparamkit.apply(model, example_inputs=x)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), under.parameters(), strict=True))
+
+
+@hazard(
+    "E18",
+    "quantization after merging loses accuracy",
+    "the HTML report shows how far the range of each weight grew",
+)
+def test_e18_growth_of_ranges_is_reported() -> None:
+    pytest.importorskip("jinja2")
+    from reparamkit.html.ranges import ranges
+
+    model = randomize(seq(same(), bn(), nn.ReLU(), same(), bn()))
+    with torch.no_grad():
+        model[1].running_var[0] = 1e-6
+    converted, report = reparamkit.apply(model, return_report=True)
+    first, second = ranges(report, model, converted)
+    assert (first.path, second.path) == ("0", "3")
+    assert first.warns
+    assert not second.warns
+    assert first.growth > 100
+
+
+KINDS: dict[str, Any] = {
+    "sparse": lambda w: w.to_sparse(),
+    "integer": lambda w: (w * 10).to(torch.int8),
+    "complex": lambda w: torch.complex(w, w),
+    "float8": lambda w: w.to(torch.float8_e4m3fn),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_e07_weights_that_are_no_plain_numbers(kind: str) -> None:
+    model = randomize(branches(same(), same(1)))
+    for conv in model.all:
+        conv.weight = nn.Parameter(KINDS[kind](conv.weight.detach()), requires_grad=False)
+    plan = reparamkit.plan(model)  # `apply` copies, and torch cannot copy all of these
+    assert not plan.edits
+    assert {r.where for r in plan.refusals if r.code == "RK503"} >= {"all.0", "all.1"}
