@@ -54,6 +54,8 @@ class Traced:
         switches_grad: whether part of it runs under `torch.no_grad` or the like.
         leaves: names of attributes that the forward sets to something else than a traced value.
         guarded: whether the forward raises for some inputs, which the graph does not show.
+        looked: names of parameters of `reads` of which only the shape, the dtype or the device was asked for.
+        follows: whether it asks any parameter or buffer for no more than that.
         past: storages of the model's tensors that the forward reads without asking its modules for them: it holds a
             module in a list, a closure, a global.
     """
@@ -68,6 +70,8 @@ class Traced:
     switches_grad: bool
     leaves: frozenset[str] = frozenset()
     guarded: bool = False
+    looked: frozenset[str] = frozenset()
+    follows: bool = False
     past: frozenset[int] = frozenset()
 
     @property
@@ -186,7 +190,7 @@ def _run(module: nn.Module, storages: frozenset[int], tracer: TwinTracer, free: 
         with torch.enable_grad(), watch:
             tracer.mode = ambient()
             twin = tracer.twin(module, "")
-            args, kwargs, fixed = placeholders(tracer, module, free)
+            args, kwargs, tracer.fixed = placeholders(tracer, module, free)
             result = twin.forward(*args, **kwargs)
             tracer.create_node("output", "output", (tracer.create_arg(result),), {})
     except RecursionError:
@@ -201,16 +205,33 @@ def _run(module: nn.Module, storages: frozenset[int], tracer: TwinTracer, free: 
         return Refusal("RK604", f"changes a {changed} that outlives the call"), False
     if symbols.doubts:
         return Refusal("RK604", symbols.doubts[0]), False
-    reads_training = bool(state_of(twin).get("_twin_reads_training"))
-    reads, ran = frozenset(tracer.reads), frozenset(tracer.ran)
+    return _made(tracer, twin, watch), False
+
+
+def _made(tracer: TwinTracer, twin: nn.Module, watch: Watch) -> Traced:
+    """What one run left in its tracer."""
+    seen, reads = tracer.seen, frozenset(tracer.seen.named)
     stored = frozenset(p.node for t, _ in tracer.twins for v in state_of(t).values() for p in proxies_in(v))
     constants = {name: tensor.detach() for name, tensor in tracer.constants.items()}
     write_borders(tracer.graph, constants)
     watch.look_at(tracer.constants.values())
-    past = watch.past(tracer.reads.values())
+    used = {str(n.target) for n in tracer.graph.nodes if n.op == "get_attr"}
+    idle = {name for name, tensor in seen.named.items() if name not in used and not watch.has_read(tensor)}
+    past = watch.past(seen.named.values())
     tracer.log.comparable &= not past
-    made = Traced(tracer.graph, constants, fixed, reads_training, reads, ran, stored, tracer.switches_grad, past=past)
-    return made, False
+    return Traced(
+        tracer.graph,
+        constants,
+        tracer.fixed,
+        reads_training=bool(state_of(twin).get("_twin_reads_training")),
+        reads=reads,
+        ran=frozenset(tracer.ran),
+        stored=stored,
+        switches_grad=tracer.switches_grad,
+        looked=frozenset(name for name in idle if isinstance(seen.named[name], nn.Parameter)),
+        follows=bool(idle or seen.passed.keys() - reads),
+        past=past,
+    )
 
 
 def _raises(error: Exception) -> bool:

@@ -21,6 +21,7 @@ from reparamkit.twin import (
     REGISTRIES,
     SKIPPED,
     Children,
+    Seen,
     Tensors,
     TwinProxy,
     own,
@@ -36,9 +37,10 @@ class TwinTracer(TracerBase):
 
     Attributes:
         constants: tensors computed from parameters, by the name of their node.
-        reads: parameters and buffers that were looked at.
+        seen: parameters and buffers that were looked at.
         ran: paths of children that were run on constants.
         twins: every twin that was made, with its module.
+        fixed: parameters of the forward that keep their default value.
         broken: why the trace cannot be trusted, though the forward went on.
     """
 
@@ -53,11 +55,12 @@ class TwinTracer(TracerBase):
         self.scope, self.node_name_to_scope = Scope("", None), {}
         self.module_stack = collections.OrderedDict()
         self.constants: dict[str, Tensor] = {}
-        self.reads: dict[str, Tensor | None] = {}
+        self.seen = Seen()
         self.log, self.forks, self.carried = log, forks, carried or {}
         log.symbols.tracer = self
         self.broken = ""
         self.ran: set[str] = set()
+        self.fixed: dict[str, Any] = {}
         self.mode = ambient()
         self.switches_grad = False
         self.twins: list[tuple[Any, nn.Module]] = []
@@ -141,9 +144,9 @@ class TwinTracer(TracerBase):
 
     def _name(self, tensor: Tensor) -> str:
         """The parameter's own name, or that of a new constant."""
-        for name, read in (*self.reads.items(), *self.constants.items()):
-            if read is tensor:
-                return name
+        known = self.seen.name_of(tensor) or next((n for n, t in self.constants.items() if t is tensor), None)
+        if known is not None:
+            return known
         name = f"_constant_{len(self.constants)}"
         self.constants[name] = tensor
         return name
@@ -159,7 +162,7 @@ class TwinTracer(TracerBase):
                 state[name] = own(value)
         prefix = "" if root else f"{path}."
         note = partial(self.log.note, path)
-        state.update({k: Tensors(module.__dict__[k], prefix, self.reads, note) for k in REGISTRIES})
+        state.update({k: Tensors(module.__dict__[k], prefix, self.seen, note) for k in REGISTRIES})
         state["_modules"] = Children(
             module.__dict__["_modules"], lambda name, child: self.twin(child, prefix + name), note
         )

@@ -11,6 +11,7 @@ import math
 import operator
 import sys
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -168,27 +169,51 @@ class Children(dict[str, Any]):
 
 
 class Tensors(dict[str, Any]):
-    """The `_parameters` or `_buffers` of a twin: notes which of them are looked at."""
+    """The `_parameters` or `_buffers` of a twin: notes which of them are asked for by name, and which in a loop."""
 
-    def __init__(
-        self, tensors: dict[str, Any], prefix: str, reads: dict[str, Any], note: Callable[[str, Any], None]
-    ) -> None:
+    def __init__(self, tensors: dict[str, Any], prefix: str, seen: Seen, note: Callable[[str, Any], None]) -> None:
         super().__init__(tensors)
         self._prefix = prefix
-        self._reads = reads
+        self._seen = seen
         self._note = note
 
     def __getitem__(self, name: str) -> Any:
         tensor = super().__getitem__(name)
-        self._reads[self._prefix + name] = tensor
+        self._seen.named[self._prefix + name] = tensor
         self._note(name, tensor)
         return tensor
 
     def items(self) -> Any:
-        return [(name, self[name]) for name in self]
+        """As `next(self.parameters())` asks: for any of them."""
+        pairs = list(super().items())
+        for name, tensor in pairs:
+            self._seen.passed[self._prefix + name] = tensor
+            self._note(name, tensor)
+        return pairs
 
     def values(self) -> Any:
-        return [self[name] for name in self]
+        return [tensor for _, tensor in self.items()]
+
+
+@dataclass
+class Seen:
+    """Parameters and buffers that a forward came across, by name.
+
+    Attributes:
+        named: those it asked for by name.
+        passed: those it met on its way through all of them.
+    """
+
+    named: dict[str, Any] = field(default_factory=dict)
+    passed: dict[str, Any] = field(default_factory=dict)
+
+    def name_of(self, tensor: Any) -> str | None:
+        """The name of one of them; from now on it counts as asked for by name."""
+        for name, read in (*self.named.items(), *self.passed.items()):
+            if read is tensor:
+                self.named[name] = tensor
+                return name
+        return None
 
 
 _recording: dict[type, type] = {}
