@@ -304,8 +304,9 @@ def unwritable(frame: Frame) -> Refusal | None:
         return Refusal(
             "RK604", "the forward follows the dtype or device of its weights; rewriting would fix it", frame.path
         )
-    if frame.traced.switches_grad:
-        return Refusal("RK604", "part of the forward runs under no_grad; rewriting would lose that", frame.path)
+    if frame.traced.switches:
+        reason = f"part of the forward runs under {frame.traced.switches}; rewriting would lose that"
+        return Refusal("RK604", reason, frame.path)
     return None
 
 

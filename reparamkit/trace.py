@@ -51,7 +51,7 @@ class Traced:
         reads: names of the parameters and buffers the forward itself looked at.
         ran: paths of children that were run on constants.
         stored: nodes whose values the forward leaves in an attribute.
-        switches_grad: whether part of it runs under `torch.no_grad` or the like.
+        switches: the context that part of it runs under, `torch.no_grad` or the like.
         leaves: names of attributes that the forward sets to something else than a traced value.
         guarded: whether the forward raises for some inputs, which the graph does not show.
         looked: names of parameters of `reads` of which only the shape, the dtype or the device was asked for.
@@ -67,7 +67,7 @@ class Traced:
     reads: frozenset[str]
     ran: frozenset[str]
     stored: frozenset[fx.Node]
-    switches_grad: bool
+    switches: str
     leaves: frozenset[str] = frozenset()
     guarded: bool = False
     looked: frozenset[str] = frozenset()
@@ -227,7 +227,7 @@ def _made(tracer: TwinTracer, twin: nn.Module, watch: Watch) -> Traced:
         reads=reads,
         ran=frozenset(tracer.ran),
         stored=stored,
-        switches_grad=tracer.switches_grad,
+        switches=tracer.switches,
         looked=frozenset(name for name in idle if isinstance(seen.named[name], nn.Parameter)),
         follows=bool(idle or seen.passed.keys() - reads),
         past=past,

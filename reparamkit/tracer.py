@@ -62,7 +62,7 @@ class TwinTracer(TracerBase):
         self.ran: set[str] = set()
         self.fixed: dict[str, Any] = {}
         self.mode = ambient()
-        self.switches_grad = False
+        self.switches = ""
         self.twins: list[tuple[Any, nn.Module]] = []
 
     def proxy(self, node: fx.Node) -> Proxy:
@@ -128,10 +128,13 @@ class TwinTracer(TracerBase):
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
         """A new node; the modes it is made under are watched."""
-        grad, autocast = ambient()
+        grad, autocast, depth = ambient()
         if autocast != self.mode[1]:
             raise Untraceable("enters an autocast context")
-        self.switches_grad |= grad != self.mode[0]
+        if grad != self.mode[0]:
+            self.switches = self.switches or "no_grad"
+        if depth != self.mode[2]:
+            self.switches = "autocast(enabled=False)"
         return super().create_node(kind, *args, **kwargs)
 
     def create_arg(self, a: Any) -> Any:

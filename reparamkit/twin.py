@@ -97,6 +97,32 @@ class TwinProxy(_Symbolic):
 class TwinAttribute(_Symbolic, Attribute):
     """An attribute of a traced value."""
 
+    def __getattr__(self, name: str) -> Any:
+        made = super().__getattr__(name)
+        return DeviceType(made) if name == "type" and self.attr == "device" else made
+
+
+class DeviceType(str):
+    """The kind of device of a traced value: a name like any other to torch, a question to the forward itself."""
+
+    _proxy: Any
+
+    def __new__(cls, proxy: Any) -> DeviceType:
+        """Any kind will do where it is only handed on: what depends on it is asked for."""
+        made = super().__new__(cls, "cpu")
+        made._proxy = proxy
+        return made
+
+    def __eq__(self, other: object) -> Any:
+        home = str(sys._getframe(1).f_globals.get("__name__", "")).partition(".")[0]
+        return str.__eq__(self, other) if home == "torch" else self._proxy == other
+
+    def __ne__(self, other: object) -> Any:
+        home = str(sys._getframe(1).f_globals.get("__name__", "")).partition(".")[0]
+        return str.__ne__(self, other) if home == "torch" else self._proxy != other
+
+    __hash__ = str.__hash__
+
 
 class NoLength(Untraceable, TypeError):
     """A traced value has no length that is known."""

@@ -187,3 +187,31 @@ def test_numbers_that_others_use_stay() -> None:
     model = Fn(lambda m, x: F.relu(m.pair(x)) * m.pair[0].weight.mean(), pair=pair())
     converted, _ = convert_as_is(randomize(model).double())
     assert torch.equal(converted.pair[0].weight, model.pair[0].weight)
+
+
+def without_autocast(m: Any, x: Tensor) -> Tensor:
+    with torch.autocast(device_type=x.device.type, enabled=False):
+        x = x.float() if x.dtype == torch.bfloat16 else x
+        return F.relu(m.pair(x) + m.other(x))
+
+
+def test_forward_that_switches_autocast_off_goes_on_doing_so() -> None:
+    """Layers inside are exchanged; the sum of the branches would be a forward that has lost the context."""
+    model = Fn(without_autocast, pair=pair(), other=nn.Conv2d(C, C, 1))
+    converted, report = convert(model)
+    assert counts(converted) == (2, 0)
+    assert "autocast(enabled=False)" in str(report)
+    x = inputs((1, C, 5, 5), dtype=torch.bfloat16)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert converted.float()(x).dtype == model.float()(x).dtype == torch.float32
+
+
+def test_forward_that_asks_what_kind_of_device_it_is_on() -> None:
+    """Both answers are looked at, not the one of the machine that converts."""
+    model = Fn(
+        lambda m, x: F.relu(m.b(F.relu(m.a(x)) if x.device.type == "cpu" else m.a(x))), a=pair(), b=nn.Conv2d(C, C, 1)
+    )
+    converted, _ = convert(model)
+    assert counts(converted) == (2, 0)
+    same = Fn(lambda m, x: F.relu(m.a(x)) if x.device.type != "cuda" else F.relu(x), a=pair())
+    assert counts(convert(same)[0]) == (1, 0)
