@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_list
 
 from reparamkit.ambient import ambient
 from reparamkit.borders import write_borders
 from reparamkit.errors import Refusal
+from reparamkit.facts import Returned, is_tensor_module, makes_tensor
 from reparamkit.forks import Forks, TooManyWays, runs
 from reparamkit.lasting import Lasting, alike, left_behind
 from reparamkit.parameters import placeholders
@@ -154,7 +156,7 @@ def _one_way(
     module: nn.Module, storages: frozenset[int], log: Log, forks: Forks, free: bool
 ) -> tuple[Traced | Refusal, bool]:
     """One way through; or why not, and whether a real call that goes this way would raise as well."""
-    tracer = TwinTracer(module, log, forks)
+    tracer = TwinTracer(module, log, forks, returned)
     made, raises = _run(module, storages, tracer, free)
     if isinstance(made, Refusal):
         return made, raises
@@ -172,7 +174,7 @@ def _unsettled(
 ) -> str | None:
     """An attribute that makes the next call, on what this one left, another one."""
     script = tuple(taken for taken, _ in forks.answers)
-    tracer = TwinTracer(module, Log(), Forks(script), left.carried)
+    tracer = TwinTracer(module, Log(), Forks(script), returned, left.carried)
     again, _ = _run(module, storages, tracer, free)
     if (
         not isinstance(again, Traced)
@@ -232,6 +234,33 @@ def _made(tracer: TwinTracer, twin: nn.Module, watch: Watch) -> Traced:
         follows=bool(idle or seen.passed.keys() - reads),
         past=past,
     )
+
+
+def returned(module: nn.Module) -> Returned:
+    """What a call of `module` surely returns, as its forward tells."""
+    if module._forward_hooks:
+        return Returned()
+    if type(module) is nn.Sequential:
+        return returned(module[-1]) if len(module) else Returned()
+    if type(module).__module__.startswith("torch.nn."):
+        return Returned(tensor=is_tensor_module(module))
+    traced = trace(module, frozenset())
+    found = set() if isinstance(traced, Refusal) else {_end_of(way.graph, module) for way in traced.graphs}
+    return found.pop() if len(found) == 1 else Returned()
+
+
+def _end_of(graph: fx.Graph, module: nn.Module) -> Returned:
+    last = next(n for n in graph.nodes if n.op == "output").args[0]
+    if isinstance(last, (list, tuple)):
+        return Returned(parts=len(last)) if type(last) in _PLAIN_LISTS else Returned()
+    if not isinstance(last, fx.Node):
+        return Returned()
+    if last.op == "call_module":
+        return returned(module.get_submodule(str(last.target)))
+    return Returned(tensor=makes_tensor(last, None))
+
+
+_PLAIN_LISTS = (list, tuple, immutable_list)
 
 
 def _raises(error: Exception) -> bool:
