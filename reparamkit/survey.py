@@ -118,8 +118,17 @@ class Survey:
 
 
 def _only_holds(module: nn.Module) -> bool:
-    """Whether it is a list or dictionary of modules without a forward (torchvision's backbones are ones with)."""
+    """Whether it is a list or dictionary of modules without a forward (torchvision's backbones are ones with).
+
+    A wrapper that hands all arguments on (`torch.compile`, `nn.DataParallel`, an average of weights) is none to ask
+    either: its forward says nothing about the model in it.
+    """
+    if any(kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch.") for kind in type(module).__mro__):
+        return True
     return isinstance(module, _CONTAINERS) and type(module).forward is nn.Module.forward
+
+
+_WRAPPERS = ("OptimizedModule", "DataParallel", "AveragedModel")
 
 
 def hooked(module: nn.Module, path: str) -> Refusal | None:

@@ -121,6 +121,8 @@ def trace(
     Returns:
         The graph, or graphs, or a `Refusal` (RK604) with the reason and the source line.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        return Refusal("RK604", "it is TorchScript, which has no Python forward")
     known = None if memory is None else memory.recall(module)
     if known is not None:
         return known  # type: ignore[no-any-return]
