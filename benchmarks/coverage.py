@@ -9,54 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
-import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-
-def measured(spec: str) -> dict[str, Any]:
-    """The result for one model, whatever happens in it."""
-    import torch
-
-    torch.set_num_threads(1)
-    from zoo.check import check
-
-    try:
-        return check(spec)
-    except Exception as error:  # a crash of a model is a result, not the end of the run
-        return {
-            "spec": spec,
-            "problems": [f"crashed: {type(error).__name__}: {error}"],
-            "trace": traceback.format_exc(),
-        }
-
-
-def in_a_process(spec: str, seconds: float, gigabytes: float) -> dict[str, Any]:
-    """`measured` with limits on time and memory."""
-
-    def limit() -> None:
-        size = int(gigabytes * 2**30)
-        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-
-    command = [sys.executable, "-W", "ignore", __file__, "--one", spec]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "YOLO_VERBOSE": "false"}
-    started = time.perf_counter()
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, preexec_fn=limit, env=environment, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"spec": spec, "problems": [f"took more than {seconds:g} s"]}
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    result = json.loads(lines[-1]) if lines else {"spec": spec, "problems": [f"died: {done.stderr.strip()[-300:]}"]}
-    return {**result, "total_seconds": round(time.perf_counter() - started, 1)}
+HERE = str(Path(__file__).parent)
+sys.path.insert(0, HERE)
+# For the processes that are started: one thread each, and modules found where they are found here.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "YOLO_VERBOSE": "false", "HF_HUB_OFFLINE": "1"}
+os.environ["PYTHONPATH"] = os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])
 
 
 def finished(file: Path) -> dict[str, dict[str, Any]]:
@@ -68,6 +30,8 @@ def finished(file: Path) -> dict[str, dict[str, Any]]:
 
 def run_all(specs: list[str], file: Path, jobs: int, seconds: float, gigabytes: float) -> None:
     """Measure what is missing, a line of progress and of results for each."""
+    from zoo.process import in_a_process
+
     file.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs) as pool, file.open("a") as out:
         waiting = {pool.submit(in_a_process, spec, seconds, gigabytes): spec for spec in specs}
@@ -98,6 +62,8 @@ def main() -> int:
     parser.add_argument("--gigabytes", type=float, default=9, help="limit for a model")
     arguments = parser.parse_args()
     if arguments.one:
+        from zoo.process import measured
+
         print(json.dumps(measured(arguments.one)))
         return 0
     from zoo.models import specs

@@ -74,9 +74,12 @@ class Chance:
         raise self.__dict__["stop"](f"draws random numbers ({name})")
 
 
-def ambient() -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    """Gradient modes, which change no number, and autocast modes, which do."""
+def ambient() -> tuple[tuple[bool, ...], tuple[bool, ...], int]:
+    """Gradient modes, which change no number; autocast modes, which do; how many autocast contexts we are in."""
+    depth = torch.autocast_increment_nesting()
+    torch.autocast_decrement_nesting()
     return (
         (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
+        depth,
     )

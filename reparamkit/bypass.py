@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from reparamkit.held import held_modules
@@ -32,11 +33,13 @@ def bypassed(module: nn.Module) -> set[nn.Module]:
     Returns:
         All modules below it when the source does not tell which.
     """
+    everything = {m for m in module.modules() if m is not module}
+    if isinstance(module, torch.jit.ScriptModule):
+        return everything
     children = {*module.children()}
     found = {
         m for value in module.__dict__.values() for m in held_modules(value) if m not in children and m is not module
     }
-    everything = {m for m in module.modules() if m is not module}
     for tree in reachable(type(module), forward_of(module)):
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute):
@@ -60,6 +63,8 @@ def _attribute(module: nn.Module, node: ast.Attribute, tree: ast.AST) -> set[nn.
         holder = None if names is None else _resolve(module, names[:-1])
         if names is not None and len(names) == 1:
             return set()  # a parameter of the module itself
+        if names is not None and holder is None:
+            return set()  # what is not there is not read
         return {holder} if isinstance(holder, nn.Module) else _ALL
     if names is None or len(names) < 2:
         return set()

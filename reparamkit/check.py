@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from reparamkit.errors import ModelError, RecipeError
 from reparamkit.paths import joined, module_at, modules_under
@@ -44,12 +46,14 @@ def checked_tree(model: object) -> nn.Module:
         ModelError: RK601 TorchScript, RK602 exported program, RK603 not a module, RK605 wrapped for distributed
             training, RK507 sharded weights, RK102 lazy parameters, RK505 meta weights.
     """
-    if isinstance(model, torch.export.ExportedProgram):
+    if isinstance(model, torch.export.ExportedProgram) or _is_exported(model):
         raise ModelError("RK602", "convert the module it was exported from, then export again")
     if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
         raise ModelError("RK601", "convert the Python module it was made from, then script again")
     if not isinstance(model, nn.Module):
-        raise ModelError("RK603", f"expected an nn.Module, got {type(model).__name__}")
+        raise ModelError("RK603", f"expected an nn.Module, got {_what_else(model)}")
+    if _only_wraps(model):
+        raise ModelError("RK603", f"expected the network itself, got {type(model).__name__}; pass its .model")
     lazy, meta, sharded = [], [], []
     for path, module in modules_under(model):
         kind = next((c.__name__ for c in type(module).__mro__ if c.__name__ in _WRAPPERS), None)
@@ -68,10 +72,45 @@ def checked_tree(model: object) -> nn.Module:
     if lazy:
         raise ModelError("RK102", f"{_few(lazy)}; run one batch through the model first")
     if meta:
-        raise ModelError("RK505", f"{_few(meta)} on the meta device; load the weights first")
+        raise ModelError("RK505", f"{_few(meta)} on the meta device; {_how_to_load(model)}")
     if sharded:
         raise ModelError("RK507", f"{_few(sharded)}; {_GATHER}")
     return model
+
+
+def _is_exported(model: object) -> bool:
+    """Whether it is what `ExportedProgram.module` or `torch.export.unflatten` made: calls without modules."""
+    unflattened = type(model).__module__ == "torch.export.unflatten"
+    return unflattened or (isinstance(model, torch.fx.GraphModule) and "eval" in model.__dict__)
+
+
+def _what_else(model: object) -> str:
+    """What was given instead of a module, and what to do about it."""
+    kind = type(model).__name__
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        return f"the class {model.__name__}; pass an instance of it"
+    if isinstance(model, str):
+        return "a name or path; build the model, load its weights, and pass it"
+    if isinstance(model, dict) and any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(model)):
+        return f"a state dict ({kind}); load it into a model with load_state_dict, and pass that"
+    if isinstance(getattr(model, "model", None), nn.Module):
+        return f"{kind}, which holds one; pass its .model"
+    if isinstance(getattr(model, "__self__", None), nn.Module):
+        return f"a {kind} of one; pass the module"
+    return kind
+
+
+def _only_wraps(model: nn.Module) -> bool:
+    """Whether it has no forward and its `train` is no mode but a training (as ultralytics' YOLO)."""
+    if type(model).forward is not nn.Module.forward or not isinstance(getattr(model, "model", None), nn.Module):
+        return False
+    return type(model).train is not nn.Module.train and "mode" not in inspect.signature(type(model).train).parameters
+
+
+def _how_to_load(model: nn.Module) -> str:
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        return "accelerate has offloaded them: load the model without device_map, then convert it"
+    return "load the weights first"
 
 
 def _training(found: list[tuple[str, nn.Module]]) -> str:

@@ -7,6 +7,7 @@ It decides which axis a `BatchNorm1d` or a negative index means. Convolutions ar
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
@@ -121,13 +122,43 @@ def _indexed(index: Any, rank: int | None) -> int | None:
 def makes_tensor(node: fx.Node, called: nn.Module | None) -> bool:
     """Whether a node surely computes one tensor; `called` is the module it calls."""
     if node.op == "call_module":
-        home = type(called).__module__
-        return home in _TENSOR_MODULES and not getattr(called, "return_indices", False)
-    return node.op == "call_function" and (node.target in CONV_RANKS or node.target in _FIXED)
+        return is_tensor_module(called)
+    if node.op != "call_function":
+        return False
+    if node.target in CONV_RANKS or node.target in _FIXED:
+        return True
+    home, name = str(getattr(node.target, "__module__", "")), getattr(node.target, "__name__", "")
+    if home.partition(".")[0] in ("torch", "") and name in _SAME:
+        return not node.kwargs.get("return_indices", False)
+    return False
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What a call of a module surely returns.
+
+    Attributes:
+        tensor: one tensor.
+        parts: a list or tuple of so many values.
+    """
+
+    tensor: bool = False
+    parts: int | None = None
+
+
+def is_tensor_module(module: nn.Module | None) -> bool:
+    """Whether it is a layer of torch that returns one tensor."""
+    home = type(module).__module__
+    known = home in _TENSOR_MODULES and not isinstance(module, nn.MultiheadAttention)
+    return known and not getattr(module, "return_indices", False)
 
 
 _TENSOR_MODULES = frozenset(
-    f"torch.nn.modules.{name}" for name in "batchnorm conv dropout linear normalization padding pooling".split()
+    f"torch.nn.modules.{name}"
+    for name in (
+        "activation batchnorm channelshuffle conv dropout flatten instancenorm linear normalization padding "
+        "pixelshuffle pooling upsampling"
+    ).split()
 )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from reparamkit.constant import readers
 from reparamkit.ends import backs, fronts, lies_inside, only_around, outermost, unit
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose
-from reparamkit.own_layer import OwnLayer, fits, takes_weights
+from reparamkit.own_layer import OwnLayer, fits, geometry, takes_weights
 from reparamkit.paths import below, within
 from reparamkit.standin import StandIn
 from reparamkit.survey import hooked
@@ -176,7 +177,7 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
             continue
         name = unit(value, candidate, flow)
         if name is not None:
-            if survey.is_read_from_outside(name):
+            if survey.is_needed_outside(name):
                 return None
             aside.append(name)
             if name == value.module_path or takes_weights(flow.frames[name], value, candidate.term.op):
@@ -194,9 +195,21 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     if any(v.stays for v in candidate.values) and not _weight(holder):
         return None  # the layer is a function call on the other side of what stays
     aside = [a for a in dict.fromkeys(aside) if a != anchor]
+    if not _still_answer(anchor, holder, aside, candidate, survey):
+        return None
     return Swap(
         candidate, anchor, tuple(aside), remainders, keeps_forward=holder.module is None or holder.tail is not None
     )
+
+
+def _still_answer(anchor: str, holder: Value, aside: list[str], candidate: Candidate, survey: Survey) -> bool:
+    """Whether modules that others ask for the shape, dtype or device of their weight can be asked afterwards."""
+    asked = [name for name in aside if survey.is_read_from_outside(name)]
+    if not all(isinstance(survey.modules[name], nn.modules.batchnorm._BatchNorm) for name in asked):
+        return False
+    op, made = holder.term.op if holder.term else None, candidate.term.op
+    same = isinstance(op, Conv) and isinstance(made, Conv) and geometry(op) == geometry(made)
+    return same or not survey.is_read_from_outside(anchor)
 
 
 def _takes(layer: OwnLayer, path: str, candidate: Candidate, survey: Survey) -> bool:
@@ -287,9 +300,20 @@ def unwritable(frame: Frame) -> Refusal | None:
     if frame.traced.leaves:
         name = min(frame.traced.leaves)
         return Refusal("RK305", f"the forward sets the attribute {name}; rewriting would lose that", frame.path)
-    if frame.traced.switches_grad:
-        return Refusal("RK604", "part of the forward runs under no_grad; rewriting would lose that", frame.path)
+    if frame.traced.follows and any(map(_is_placed, frame.traced.graph.nodes)):
+        return Refusal(
+            "RK604", "the forward follows the dtype or device of its weights; rewriting would fix it", frame.path
+        )
+    if frame.traced.switches:
+        reason = f"part of the forward runs under {frame.traced.switches}; rewriting would lose that"
+        return Refusal("RK604", reason, frame.path)
     return None
+
+
+def _is_placed(node: fx.Node) -> bool:
+    """Whether a dtype or a device is written into the call."""
+    given = (*node.args, *node.kwargs.values())
+    return any(isinstance(item, (torch.dtype, torch.device)) for item in given)
 
 
 def _frozen(frame: Frame, candidate: Candidate) -> Refusal | None:

@@ -61,7 +61,7 @@ def takes_weights(frame: Frame, value: Value, made: Operator) -> bool:
 def fits(layer: Conv, made: Operator, takes: frozenset[str]) -> bool:
     """Whether a call of `layer` that takes these parameters computes `made` once they have its numbers."""
     named = takes == {"weight", "bias"} or (takes == {"weight"} and getattr(made, "bias", None) is None)
-    return named and isinstance(made, Conv) and _geometry(layer) == _geometry(made)
+    return named and isinstance(made, Conv) and geometry(layer) == geometry(made)
 
 
 def own_layer(module: nn.Module, forked: Forked, lift_of: Callable[[Any], Lift | None]) -> tuple[OwnLayer, Lift] | None:
@@ -81,7 +81,7 @@ def own_layer(module: nn.Module, forked: Forked, lift_of: Callable[[Any], Lift |
         return None
     ops = [_operator(call, module, lift) for call in known]
     op = ops[0]
-    if op is None or any(other is None or _geometry(other) != _geometry(op) for other in ops):
+    if op is None or any(other is None or geometry(other) != geometry(op) for other in ops):
         return None
     return OwnLayer(op, None, lambda x: _run(known[0], module, x), op, _taken(module, known)), lift
 
@@ -158,7 +158,7 @@ def _wide(value: Any) -> Any:
     return value.detach().double() if isinstance(value, Tensor) else value
 
 
-def _geometry(op: Conv) -> tuple[object, ...]:
+def geometry(op: Conv) -> tuple[object, ...]:
     """All of a convolution but its numbers."""
     mode = op.padding_mode if op.reads_padding else "zeros"
     padded = op.pad_value is not None

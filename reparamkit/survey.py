@@ -47,6 +47,7 @@ class Survey:
         names: how many paths a module has, by identity.
         calls: how many places call a module, by identity.
         touched: which forwards (by path) read a module's tensors or call past its parent, by its identity.
+        looked: which of these only ask its parameters for their shape, dtype or device, likewise.
         traced: the forward of every module that is traced, by identity.
         ranks_in: axes of the inputs of each module where an example was run, by path.
         ranks_out: axes of its output, likewise.
@@ -57,6 +58,7 @@ class Survey:
     names: Counter[int]
     calls: Counter[int] = field(default_factory=Counter)
     touched: dict[int, set[str]] = field(default_factory=dict)
+    looked: dict[int, set[str]] = field(default_factory=dict)
     traced: dict[int, Traced | Forked | Refusal] = field(default_factory=dict)
     ranks_in: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     ranks_out: dict[str, int | None] = field(default_factory=dict)
@@ -66,11 +68,25 @@ class Survey:
         """Whether code outside the module at `path` reads tensors of it, or of a module inside it."""
         return path in self._read_from_outside
 
+    def is_needed_outside(self, path: str) -> bool:
+        """Whether it does so for more than shape, dtype and device, which are the same after a swap of numbers."""
+        return path in self._needed_outside
+
     @cached_property
     def _read_from_outside(self) -> frozenset[str]:
+        return self._with_readers_outside(self.touched)
+
+    @cached_property
+    def _needed_outside(self) -> frozenset[str]:
+        none: set[str] = set()
+        return self._with_readers_outside(
+            {m: readers - self.looked.get(m, none) for m, readers in self.touched.items()}
+        )
+
+    def _with_readers_outside(self, touched: dict[int, set[str]]) -> frozenset[str]:
         found: set[str] = set()
         for path, module in self.modules.items():
-            for reader in self.touched.get(id(module), ()):
+            for reader in touched.get(id(module), ()):
                 holders = [path[:at] for at, sign in enumerate(path) if sign == "."]
                 found.update(p for p in (path, *holders, "") if not (reader == p or below(reader, p)))
         return frozenset(found)
@@ -102,8 +118,17 @@ class Survey:
 
 
 def _only_holds(module: nn.Module) -> bool:
-    """Whether it is a list or dictionary of modules without a forward (torchvision's backbones are ones with)."""
+    """Whether it is a list or dictionary of modules without a forward (torchvision's backbones are ones with).
+
+    A wrapper that hands all arguments on (`torch.compile`, `nn.DataParallel`, an average of weights) is none to ask
+    either: its forward says nothing about the model in it.
+    """
+    if any(kind.__name__ in _WRAPPERS and kind.__module__.startswith("torch.") for kind in type(module).__mro__):
+        return True
     return isinstance(module, _CONTAINERS) and type(module).forward is nn.Module.forward
+
+
+_WRAPPERS = ("OptimizedModule", "DataParallel", "AveragedModel")
 
 
 def hooked(module: nn.Module, path: str) -> Refusal | None:
@@ -226,17 +251,25 @@ def _alive(found: Survey) -> set[str]:
 def _count(found: Survey, path: str, module: nn.Module) -> None:
     prefix = f"{path}." if path else ""
     most: Counter[int] = Counter()
+    owners: set[str] = set()
+    needed: set[str] = set()
+    past: frozenset[int] = frozenset()
     for traced in found.graphs(module):
         called = [str(n.target) for n in traced.graph.nodes if n.op == "call_module"]
         most |= Counter(id(found.modules[prefix + name]) for name in called)  # of the ways, one is taken
-        owners = {name.rpartition(".")[0] for name in traced.reads} - {""}
-        for owner in (*owners, *traced.ran):
-            read = found.modules.get(prefix + owner)
-            if read is not None:
-                found.touched.setdefault(id(read), set()).add(path)
-        for holder in _holders(found, traced.past):
-            found.touched.setdefault(id(holder), set()).add(path)
+        owners |= {name.rpartition(".")[0] for name in traced.looked}
+        needed |= {name.rpartition(".")[0] for name in traced.reads - traced.looked} | traced.ran
+        past |= traced.past
     found.calls += most
+    for owner in (owners | needed) - {""}:
+        read = found.modules.get(prefix + owner)
+        if read is not None:
+            found.touched.setdefault(id(read), set()).add(path)
+            if owner not in needed:
+                found.looked.setdefault(id(read), set()).add(path)
+    for holder in _holders(found, past):
+        found.touched.setdefault(id(holder), set()).add(path)
+        found.looked.get(id(holder), set()).discard(path)
 
 
 def _holders(found: Survey, storages: frozenset[int]) -> list[nn.Module]:

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.immutable_collections import immutable_list
 
 from reparamkit.ambient import ambient
 from reparamkit.borders import write_borders
 from reparamkit.errors import Refusal
+from reparamkit.facts import Returned, is_tensor_module, makes_tensor
 from reparamkit.forks import Forks, TooManyWays, runs
 from reparamkit.lasting import Lasting, alike, left_behind
 from reparamkit.parameters import placeholders
@@ -51,9 +53,11 @@ class Traced:
         reads: names of the parameters and buffers the forward itself looked at.
         ran: paths of children that were run on constants.
         stored: nodes whose values the forward leaves in an attribute.
-        switches_grad: whether part of it runs under `torch.no_grad` or the like.
+        switches: the context that part of it runs under, `torch.no_grad` or the like.
         leaves: names of attributes that the forward sets to something else than a traced value.
         guarded: whether the forward raises for some inputs, which the graph does not show.
+        looked: names of parameters of `reads` of which only the shape, the dtype or the device was asked for.
+        follows: whether it asks any parameter or buffer for no more than that.
         past: storages of the model's tensors that the forward reads without asking its modules for them: it holds a
             module in a list, a closure, a global.
     """
@@ -65,9 +69,11 @@ class Traced:
     reads: frozenset[str]
     ran: frozenset[str]
     stored: frozenset[fx.Node]
-    switches_grad: bool
+    switches: str
     leaves: frozenset[str] = frozenset()
     guarded: bool = False
+    looked: frozenset[str] = frozenset()
+    follows: bool = False
     past: frozenset[int] = frozenset()
 
     @property
@@ -115,6 +121,8 @@ def trace(
     Returns:
         The graph, or graphs, or a `Refusal` (RK604) with the reason and the source line.
     """
+    if isinstance(module, torch.jit.ScriptModule):
+        return Refusal("RK604", "it is TorchScript, which has no Python forward")
     known = None if memory is None else memory.recall(module)
     if known is not None:
         return known  # type: ignore[no-any-return]
@@ -150,7 +158,7 @@ def _one_way(
     module: nn.Module, storages: frozenset[int], log: Log, forks: Forks, free: bool
 ) -> tuple[Traced | Refusal, bool]:
     """One way through; or why not, and whether a real call that goes this way would raise as well."""
-    tracer = TwinTracer(module, log, forks)
+    tracer = TwinTracer(module, log, forks, returned)
     made, raises = _run(module, storages, tracer, free)
     if isinstance(made, Refusal):
         return made, raises
@@ -168,7 +176,7 @@ def _unsettled(
 ) -> str | None:
     """An attribute that makes the next call, on what this one left, another one."""
     script = tuple(taken for taken, _ in forks.answers)
-    tracer = TwinTracer(module, Log(), Forks(script), left.carried)
+    tracer = TwinTracer(module, Log(), Forks(script), returned, left.carried)
     again, _ = _run(module, storages, tracer, free)
     if (
         not isinstance(again, Traced)
@@ -186,7 +194,7 @@ def _run(module: nn.Module, storages: frozenset[int], tracer: TwinTracer, free: 
         with torch.enable_grad(), watch:
             tracer.mode = ambient()
             twin = tracer.twin(module, "")
-            args, kwargs, fixed = placeholders(tracer, module, free)
+            args, kwargs, tracer.fixed = placeholders(tracer, module, free)
             result = twin.forward(*args, **kwargs)
             tracer.create_node("output", "output", (tracer.create_arg(result),), {})
     except RecursionError:
@@ -201,16 +209,60 @@ def _run(module: nn.Module, storages: frozenset[int], tracer: TwinTracer, free: 
         return Refusal("RK604", f"changes a {changed} that outlives the call"), False
     if symbols.doubts:
         return Refusal("RK604", symbols.doubts[0]), False
-    reads_training = bool(state_of(twin).get("_twin_reads_training"))
-    reads, ran = frozenset(tracer.reads), frozenset(tracer.ran)
+    return _made(tracer, twin, watch), False
+
+
+def _made(tracer: TwinTracer, twin: nn.Module, watch: Watch) -> Traced:
+    """What one run left in its tracer."""
+    seen, reads = tracer.seen, frozenset(tracer.seen.named)
     stored = frozenset(p.node for t, _ in tracer.twins for v in state_of(t).values() for p in proxies_in(v))
     constants = {name: tensor.detach() for name, tensor in tracer.constants.items()}
     write_borders(tracer.graph, constants)
     watch.look_at(tracer.constants.values())
-    past = watch.past(tracer.reads.values())
+    used = {str(n.target) for n in tracer.graph.nodes if n.op == "get_attr"}
+    idle = {name for name, tensor in seen.named.items() if name not in used and not watch.has_read(tensor)}
+    past = watch.past(seen.named.values())
     tracer.log.comparable &= not past
-    made = Traced(tracer.graph, constants, fixed, reads_training, reads, ran, stored, tracer.switches_grad, past=past)
-    return made, False
+    return Traced(
+        tracer.graph,
+        constants,
+        tracer.fixed,
+        reads_training=bool(state_of(twin).get("_twin_reads_training")),
+        reads=reads,
+        ran=frozenset(tracer.ran),
+        stored=stored,
+        switches=tracer.switches,
+        looked=frozenset(name for name in idle if isinstance(seen.named[name], nn.Parameter)),
+        follows=bool(idle or seen.passed.keys() - reads),
+        past=past,
+    )
+
+
+def returned(module: nn.Module) -> Returned:
+    """What a call of `module` surely returns, as its forward tells."""
+    if module._forward_hooks:
+        return Returned()
+    if type(module) is nn.Sequential:
+        return returned(module[-1]) if len(module) else Returned()
+    if type(module).__module__.startswith("torch.nn."):
+        return Returned(tensor=is_tensor_module(module))
+    traced = trace(module, frozenset())
+    found = set() if isinstance(traced, Refusal) else {_end_of(way.graph, module) for way in traced.graphs}
+    return found.pop() if len(found) == 1 else Returned()
+
+
+def _end_of(graph: fx.Graph, module: nn.Module) -> Returned:
+    last = next(n for n in graph.nodes if n.op == "output").args[0]
+    if isinstance(last, (list, tuple)):
+        return Returned(parts=len(last)) if type(last) in _PLAIN_LISTS else Returned()
+    if not isinstance(last, fx.Node):
+        return Returned()
+    if last.op == "call_module":
+        return returned(module.get_submodule(str(last.target)))
+    return Returned(tensor=makes_tensor(last, None))
+
+
+_PLAIN_LISTS = (list, tuple, immutable_list)
 
 
 def _raises(error: Exception) -> bool:

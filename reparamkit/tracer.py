@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Proxy, Scope, TracerBase
 
 from reparamkit.ambient import ambient
-from reparamkit.facts import makes_tensor, parts_of
+from reparamkit.facts import Returned, makes_tensor, parts_of
 from reparamkit.forks import Forks, TooManyWays
 from reparamkit.held import exchanged, held_modules, own_places
 from reparamkit.reuse import Absent, Log
@@ -21,6 +21,7 @@ from reparamkit.twin import (
     REGISTRIES,
     SKIPPED,
     Children,
+    Seen,
     Tensors,
     TwinProxy,
     own,
@@ -36,30 +37,39 @@ class TwinTracer(TracerBase):
 
     Attributes:
         constants: tensors computed from parameters, by the name of their node.
-        reads: parameters and buffers that were looked at.
+        seen: parameters and buffers that were looked at.
+        returned: says what a child returns.
         ran: paths of children that were run on constants.
         twins: every twin that was made, with its module.
+        fixed: parameters of the forward that keep their default value.
         broken: why the trace cannot be trusted, though the forward went on.
     """
 
     trace_asserts = True
 
     def __init__(
-        self, module: nn.Module, log: Log, forks: Forks, carried: dict[tuple[str, str], Any] | None = None
+        self,
+        module: nn.Module,
+        log: Log,
+        forks: Forks,
+        returned: Callable[[nn.Module], Returned],
+        carried: dict[tuple[str, str], Any] | None = None,
     ) -> None:
         super().__init__()
         self.module = module
+        self.returned = returned
         self.graph = fx.Graph(tracer_cls=fx.Tracer)
         self.scope, self.node_name_to_scope = Scope("", None), {}
         self.module_stack = collections.OrderedDict()
         self.constants: dict[str, Tensor] = {}
-        self.reads: dict[str, Tensor | None] = {}
+        self.seen = Seen()
         self.log, self.forks, self.carried = log, forks, carried or {}
         log.symbols.tracer = self
         self.broken = ""
         self.ran: set[str] = set()
+        self.fixed: dict[str, Any] = {}
         self.mode = ambient()
-        self.switches_grad = False
+        self.switches = ""
         self.twins: list[tuple[Any, nn.Module]] = []
 
     def proxy(self, node: fx.Node) -> Proxy:
@@ -85,6 +95,9 @@ class TwinTracer(TracerBase):
     def count(self, obj: Proxy) -> int | None:
         """How many parts an iteration over the value has."""
         count, exact = parts_of(obj.node)
+        called = self._called(obj.node)
+        if called is not None:
+            return self._returned(called).parts
         if count is None or exact:
             return count
         return count - self.ask(f"parts of {_question(obj.node)}", count)
@@ -112,8 +125,18 @@ class TwinTracer(TracerBase):
 
     def _is_tensor(self, proxy: Proxy) -> bool:
         node = proxy.node
-        called = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        return makes_tensor(node, called) or self.ask(f"{_question(node)} is a tensor") == 0
+        called = self._called(node)
+        if makes_tensor(node, called) or (called is not None and self._returned(called).tensor):
+            return True
+        return self.ask(f"{_question(node)} is a tensor") == 0
+
+    def _called(self, node: fx.Node) -> nn.Module | None:
+        return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def _returned(self, called: nn.Module) -> Returned:
+        """What a child returns; that depends on more than its class, so another module is not known to be alike."""
+        self.log.comparable = False
+        return self.returned(called)
 
     def has(self, proxy: Proxy, name: str) -> bool:
         """What ``hasattr(proxy, name)`` is."""
@@ -125,10 +148,13 @@ class TwinTracer(TracerBase):
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
         """A new node; the modes it is made under are watched."""
-        grad, autocast = ambient()
+        grad, autocast, depth = ambient()
         if autocast != self.mode[1]:
             raise Untraceable("enters an autocast context")
-        self.switches_grad |= grad != self.mode[0]
+        if grad != self.mode[0]:
+            self.switches = self.switches or "no_grad"
+        if depth != self.mode[2]:
+            self.switches = "autocast(enabled=False)"
         return super().create_node(kind, *args, **kwargs)
 
     def create_arg(self, a: Any) -> Any:
@@ -141,9 +167,9 @@ class TwinTracer(TracerBase):
 
     def _name(self, tensor: Tensor) -> str:
         """The parameter's own name, or that of a new constant."""
-        for name, read in (*self.reads.items(), *self.constants.items()):
-            if read is tensor:
-                return name
+        known = self.seen.name_of(tensor) or next((n for n, t in self.constants.items() if t is tensor), None)
+        if known is not None:
+            return known
         name = f"_constant_{len(self.constants)}"
         self.constants[name] = tensor
         return name
@@ -159,7 +185,7 @@ class TwinTracer(TracerBase):
                 state[name] = own(value)
         prefix = "" if root else f"{path}."
         note = partial(self.log.note, path)
-        state.update({k: Tensors(module.__dict__[k], prefix, self.reads, note) for k in REGISTRIES})
+        state.update({k: Tensors(module.__dict__[k], prefix, self.seen, note) for k in REGISTRIES})
         state["_modules"] = Children(
             module.__dict__["_modules"], lambda name, child: self.twin(child, prefix + name), note
         )

@@ -11,6 +11,7 @@ import math
 import operator
 import sys
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -96,6 +97,32 @@ class TwinProxy(_Symbolic):
 class TwinAttribute(_Symbolic, Attribute):
     """An attribute of a traced value."""
 
+    def __getattr__(self, name: str) -> Any:
+        made = super().__getattr__(name)
+        return DeviceType(made) if name == "type" and self.attr == "device" else made
+
+
+class DeviceType(str):
+    """The kind of device of a traced value: a name like any other to torch, a question to the forward itself."""
+
+    _proxy: Any
+
+    def __new__(cls, proxy: Any) -> DeviceType:
+        """Any kind will do where it is only handed on: what depends on it is asked for."""
+        made = super().__new__(cls, "cpu")
+        made._proxy = proxy
+        return made
+
+    def __eq__(self, other: object) -> Any:
+        home = str(sys._getframe(1).f_globals.get("__name__", "")).partition(".")[0]
+        return str.__eq__(self, other) if home == "torch" else self._proxy == other
+
+    def __ne__(self, other: object) -> Any:
+        home = str(sys._getframe(1).f_globals.get("__name__", "")).partition(".")[0]
+        return str.__ne__(self, other) if home == "torch" else self._proxy != other
+
+    __hash__ = str.__hash__
+
 
 class NoLength(Untraceable, TypeError):
     """A traced value has no length that is known."""
@@ -168,27 +195,51 @@ class Children(dict[str, Any]):
 
 
 class Tensors(dict[str, Any]):
-    """The `_parameters` or `_buffers` of a twin: notes which of them are looked at."""
+    """The `_parameters` or `_buffers` of a twin: notes which of them are asked for by name, and which in a loop."""
 
-    def __init__(
-        self, tensors: dict[str, Any], prefix: str, reads: dict[str, Any], note: Callable[[str, Any], None]
-    ) -> None:
+    def __init__(self, tensors: dict[str, Any], prefix: str, seen: Seen, note: Callable[[str, Any], None]) -> None:
         super().__init__(tensors)
         self._prefix = prefix
-        self._reads = reads
+        self._seen = seen
         self._note = note
 
     def __getitem__(self, name: str) -> Any:
         tensor = super().__getitem__(name)
-        self._reads[self._prefix + name] = tensor
+        self._seen.named[self._prefix + name] = tensor
         self._note(name, tensor)
         return tensor
 
     def items(self) -> Any:
-        return [(name, self[name]) for name in self]
+        """As `next(self.parameters())` asks: for any of them."""
+        pairs = list(super().items())
+        for name, tensor in pairs:
+            self._seen.passed[self._prefix + name] = tensor
+            self._note(name, tensor)
+        return pairs
 
     def values(self) -> Any:
-        return [self[name] for name in self]
+        return [tensor for _, tensor in self.items()]
+
+
+@dataclass
+class Seen:
+    """Parameters and buffers that a forward came across, by name.
+
+    Attributes:
+        named: those it asked for by name.
+        passed: those it met on its way through all of them.
+    """
+
+    named: dict[str, Any] = field(default_factory=dict)
+    passed: dict[str, Any] = field(default_factory=dict)
+
+    def name_of(self, tensor: Any) -> str | None:
+        """The name of one of them; from now on it counts as asked for by name."""
+        for name, read in (*self.named.items(), *self.passed.items()):
+            if read is tensor:
+                self.named[name] = tensor
+                return name
+        return None
 
 
 _recording: dict[type, type] = {}

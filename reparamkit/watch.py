@@ -52,6 +52,10 @@ class Watch(TorchDispatchMode):
             elif isinstance(value, (list, tuple)):
                 self.look_at(value)
 
+    def has_read(self, tensor: Any) -> bool:
+        """Whether numbers of this tensor of the model were used."""
+        return isinstance(tensor, Tensor) and storage_of(tensor) in self.read
+
     def past(self, seen: Iterable[Any]) -> frozenset[int]:
         """Storages that were read by another way than as the tensors `seen`."""
         return frozenset(self.read - {storage_of(value) for value in seen if isinstance(value, Tensor)})

@@ -135,3 +135,21 @@ def test_a_module_of_the_parent_in_the_list_of_a_child() -> None:
     converted, _ = convert(both_ways)
     assert counts(converted)[1] == 1
     assert_same(both_ways, converted)
+
+
+class HasOptional(nn.Module):
+    """Reads the weight of a part that it was built without, in a forward that cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Conv2d(C, C, 3), nn.BatchNorm2d(C), nn.ReLU())
+        self.learnt = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        for image in x:
+            assert image.isfinite().all()
+        return self.block(x) * self.query.weight if self.learnt else self.block(x)  # type: ignore[no-any-return, operator, union-attr]
+
+
+def test_weights_of_what_is_not_there_are_not_read() -> None:
+    assert counts(convert(HasOptional())[0]) == (1, 0)

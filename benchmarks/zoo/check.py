@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter
+from dataclasses import dataclass
 from traceback import format_exc
 from typing import Any
 
@@ -44,17 +45,20 @@ def check(spec: str) -> dict[str, Any]:
         problems.append(f"wrong: relative error {error:.3g}")
     if not isinstance(deploy, type(model)):
         problems.append(f"class changed to {type(deploy).__name__}")
-    again = reparamkit.plan(deploy)
-    if again.edits:
-        problems.append(f"a second conversion finds {len(again.edits)} more merges")
-    own, own_error = _own(built)
+    again = reparamkit.apply(deploy, return_report=True)[1].merged if reparamkit.plan(deploy).edits else ()
+    if again:
+        problems.append(f"a second conversion makes {len(again)} more merges")
+    own = _own(built, wanted)
+    if own.counts is not None and not own.drops and any(after[k] > own.counts[k] for k in ("conv", "norm")):
+        problems.append("less merged than by the package's own converter")
     return {
         "spec": spec,
         "params": sum(p.numel() for p in model.parameters()),
         "before": before,
         "after": after,
-        "own": own,
-        "own_error": own_error,
+        "own": own.counts,
+        "own_drops": own.drops,
+        "own_error": own.error,
         "error": error,
         "seconds": round(seconds, 3),
         "merged": len(report.merged),
@@ -101,39 +105,58 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
+class _Neighbours:
+    """Watches one run: which batch norms stand directly beside a convolution or linear layer.
+
+    Attributes:
+        norms: whether each batch norm that ran, by path, does.
+        readers: the layers that read a batch norm's result, by its path.
+    """
+
+    def __init__(self) -> None:
+        self.norms: dict[str, bool] = {}
+        self.readers: dict[str, set[str]] = {}
+        self._made: dict[tuple[int, int], str] = {}  # tensors in the state a layer ("") or a batch norm left them in
+        self._alive: list[Any] = []
+
+    def ran(self, path: str, module: nn.Module, x: Any, out: Any) -> None:
+        """Note one call; a tensor that was changed in place since is not what the layer returned any more."""
+        before = self._made.get(_state_of(x))
+        if isinstance(module, _BatchNorm):
+            self.norms.setdefault(path, before == "")
+            if type(module).__module__.startswith("torch.nn"):
+                self._made[_state_of(out)] = path
+        else:
+            if before:
+                self.norms[before] = True
+                self.readers.setdefault(before, set()).add(path)
+            self._made[_state_of(out)] = ""
+        self._alive += [x, out]
+
+
+def _state_of(x: Any) -> tuple[int, int]:
+    return (id(x), x._version) if isinstance(x, Tensor) else (id(x), 0)
+
+
+_LINEAR = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+
+
 def _left(deploy: nn.Module, inputs: Any, report: Any) -> dict[str, Any]:
     """Batch norms that still run, by the reason; those beside a convolution or linear layer without one, by name."""
-    seen: dict[str, Any] = {}
-    results: dict[int, str] = {}  # tensors that a convolution or linear layer, or a batch norm, just returned
-    alive: list[Any] = []
-    linear = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
-    readers: dict[str, set[str]] = {}
+    found = _Neighbours()
 
-    def note(path: str, module: nn.Module) -> Any:
-        def hook(_: Any, args: Any, out: Any) -> None:
-            x = args[0] if args else None
-            if isinstance(module, _BatchNorm):
-                seen.setdefault(path, results.get(id(x), "") == "linear")
-                results[id(out)] = path if type(module).__module__.startswith("torch.nn") else ""
-            else:
-                norm = results.get(id(x), "linear")
-                if norm not in ("linear", ""):
-                    seen[norm] = True
-                    readers.setdefault(norm, set()).add(path)
-                results[id(out)] = "linear"
-            alive.extend((x, out))
+    def hook(path: str) -> Any:
+        return lambda module, args, out: found.ran(path, module, args[0] if args else None, out)
 
-        return hook
-
-    hooked = [(n, m) for n, m in deploy.named_modules() if isinstance(m, (_BatchNorm, *linear))]
-    handles = [m.register_forward_hook(note(n, m)) for n, m in hooked]
+    watched = [(n, m) for n, m in deploy.named_modules() if isinstance(m, (_BatchNorm, *_LINEAR))]
+    handles = [m.register_forward_hook(hook(n)) for n, m in watched]
     run(deploy, inputs)
     for handle in handles:
         handle.remove()
     codes: Counter[str] = Counter()
     silent = []
-    for path, beside in seen.items():
-        places = (path, *readers.get(path, ()))
+    for path, beside in found.norms.items():
+        places = (path, *found.readers.get(path, ()))
         reasons = [r for r in (*report.refused, *report.untraceable) if any(_about(r.where, p) for p in places)]
         codes[reasons[0].code if reasons else "beside nothing linear" if not beside else "no reason"] += 1
         if beside and not reasons:
@@ -146,15 +169,35 @@ def _about(where: str, path: str) -> bool:
     return where in (path, path.rpartition(".")[0] or "(root)") or where.startswith(f"{path}.")
 
 
-def _own(built: Built) -> tuple[dict[str, int] | None, str]:
-    """The kernels left by the package's own converter, in float32 as it wants it; or what stopped it."""
+@dataclass(frozen=True)
+class _Own:
+    """What the package's own converter did.
+
+    Attributes:
+        counts: the kernels it left.
+        drops: whether it took outputs of the model away (a head that only training needs), and their kernels with it.
+        error: what stopped it.
+    """
+
+    counts: dict[str, int] | None = None
+    drops: bool = False
+    error: str = ""
+
+
+def _own(built: Built, wanted: Any) -> _Own:
+    """The package's own converter, in float32 as it wants it."""
     if built.own is None:
-        return None, ""
+        return _Own()
     try:
         converted = built.own(copy.deepcopy(built.fresh()))
-        return run(converted.float().eval(), _floats(built.inputs))[1], ""
+        out, counts = run(converted.float().eval(), _floats(built.inputs))
     except Exception as error:  # foreign code; that it fails is worth a note in the row
-        return None, f"{type(error).__name__}: {error}".split("\n")[0][:120]
+        return _Own(error=f"{type(error).__name__}: {error}".split("\n")[0][:120])
+    try:
+        largest_gap(wanted, out)
+    except VerificationError:  # built differently
+        return _Own(counts, drops=True)
+    return _Own(counts)
 
 
 def _floats(inputs: Any) -> Any:

@@ -16,7 +16,9 @@ and is converted by `reparamkit.apply(model)`: no recipe, no example input.
 What is checked on each: the output agrees in float64 (largest difference relative to the largest magnitude); the class
 is the same; the original did not change by a bit, and in the converted model no tensor did but those of merged modules;
 a second conversion finds nothing to do. Counts are kernels executed in one forward, before and after; `own` is what
-the package's own converter leaves, where it has one. `norms left` names the reason of each batch norm that still runs.
+the package's own converter leaves, where it has one (with a * where it takes outputs of the model away, such as a head
+that only training needs, and their kernels with them). `norms left` names the reason of each batch norm that still
+runs.
 """
 
 
@@ -76,7 +78,8 @@ def _row(row: dict[str, Any]) -> str:
     if "after" not in row:
         return f"| {name} | | | | | | | | | {problems} |"
     counts = {kind: _arrow(row["before"][kind], row["after"][kind]) for kind in ("conv", "linear", "norm")}
-    own = row["own"] or {}
+    star = "*" if row.get("own_drops") else ""
+    own = {kind: f"{count}{star}" for kind, count in (row["own"] or {}).items()}
     left = ", ".join(f"{count} {reason}" for reason, count in sorted(row["left"]["codes"].items()))
     return (
         f"| {name} | {counts['conv']} | {own.get('conv', '')} | {counts['linear']} | {counts['norm']} "

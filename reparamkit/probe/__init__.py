@@ -87,7 +87,7 @@ def _traced(module: nn.Module, measured: Measured) -> Traced:
     held: tuple[Any, ...] = (module._modules, module._parameters, module._buffers)
     names = frozenset(name for registry in held for name, _ in registry.items())
     # It was measured in eval mode and for a plain call only: `reads_training` makes any other an error.
-    return Traced(graph, {}, {}, True, names, frozenset(), frozenset(), False)
+    return Traced(graph, {}, {}, True, names, frozenset(), frozenset(), "")
 
 
 __all__ = ["probe"]
