@@ -225,3 +225,29 @@ def test_rearranged_axes_in_a_forward_with_ways() -> None:
 
 def test_rearranged_axes_that_only_one_way_has() -> None:
     assert counts(convert(MaskedProjection(other=True), *SIGNALS)[0]) == (2, 1)
+
+
+class Sliced(nn.Module):
+    """Calls slices of a sequence and goes through slices of a list (as feature extractors do)."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.seq = nn.Sequential(*conv_bn(4, 4, 3), nn.ReLU(), *conv_bn(4, 4, 3), nn.Tanh())
+        self.layers = nn.ModuleList([*conv_bn(4, 4, 3), nn.ReLU()])
+        self.between = between
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.seq[3:-1](self.seq[:3](x))
+        for layer in self.layers[:1]:
+            x = layer(self.seq[-1](x))
+        x = self.between(x)
+        for layer in self.layers[1:]:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize(("between", "norms"), [(nn.Identity(), 0), (nn.Tanh(), 1)])
+def test_slices_of_sequences_and_lists(between: nn.Module, norms: int) -> None:
+    deploy, report = convert(Sliced(between), (1, 4, 12, 11))
+    assert counts(deploy) == (3, norms)
+    assert not report.untraceable
