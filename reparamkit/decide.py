@@ -260,6 +260,8 @@ def _own_cost(value: Value) -> Cost:
     if value.cost is not None:
         return value.cost.at(value.density)
     cost = cost_of(value.term.op, value.density, channels)
+    if value.stored is not None:
+        cost = replace(cost, params=value.stored)
     if value.module is None:
         statistics = 2 * channels if conv_bn.RULE in value.term.rules else 0
         return cost + Cost(ops=int(value.generated), buffers=statistics)

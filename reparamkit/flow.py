@@ -58,6 +58,7 @@ class Value:
         tail: its module is something else first and an operator then; this value is the operator.
         generated: it has a kernel that its forward computes from parameters.
         cost: what it costs a position, where its operator does not tell.
+        stored: numbers stored for it, where they are fewer than its operator has.
         refusal: why it is opaque, or why its sum does not merge.
         users: values that read it.
         escapes: it is read by something outside the flow.
@@ -85,6 +86,7 @@ class Value:
     tail: Tail | None = None
     generated: bool = False
     cost: Cost | None = None
+    stored: int | None = None
     refusal: Refusal | None = None
     users: list[Value] = field(default_factory=list)
     escapes: bool = False

@@ -51,10 +51,11 @@ def _is_filled(cell: types.CellType) -> bool:
 def own_places(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """The attributes of a module, without its registries, that may hold modules; the quick look comes first."""
     for name, value in module.__dict__.items():
-        if name not in _REGISTRIES and (type(value) in _CONTAINERS or isinstance(value, nn.Module)) and value:
+        if name not in _REGISTRIES and (type(value) in _PLACES or isinstance(value, nn.Module)) and value:
             yield name, value
 
 
+_PLACES = (*_CONTAINERS, types.MethodType, functools.partial)
 _REGISTRIES = frozenset(n for n in nn.Module().__dict__ if n.startswith("_"))
 
 
@@ -64,6 +65,12 @@ def exchanged(value: Any, other: Callable[[nn.Module], nn.Module | None], depth:
     if isinstance(value, nn.Module):
         found = other(value)
         return value if found is None else found
+    if kind is types.MethodType and isinstance(value.__self__, nn.Module):
+        owner = other(value.__self__)
+        return value if owner is None else types.MethodType(value.__func__, owner)
+    if kind is functools.partial:
+        func, *args = [exchanged(part, other, depth - 1) for part in (value.func, *value.args)]
+        return functools.partial(func, *args, **exchanged(value.keywords, other, depth - 1))
     if kind not in _CONTAINERS or depth == 0:
         return value
     parts = list(value.values() if isinstance(value, dict) else value)

@@ -34,8 +34,9 @@ _FRESH = {
     *(
         "avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d adaptive_avg_pool2d interpolate matmul bmm clone mean"
     ).split(),
+    *("sum exp sqrt rsqrt abs pow layer_norm group_norm zeros_like").split(),
+    "scaled_dot_product_attention",
     "probed",  # checked when it was measured
-    *("sum exp sqrt rsqrt abs pow layer_norm group_norm scaled_dot_product_attention").split(),
 }
 
 

@@ -81,14 +81,14 @@ def _changes(state: dict[str, Any], module: nn.Module) -> Iterator[tuple[str, An
     pairs = [(module.__dict__, state), *((module.__dict__[k], state[k]) for k in REGISTRIES)]
     for before, after in pairs:
         for name, now in dict.items(after):
-            was = before.get(name, Absent)
+            was = state.get("_twin_held", {}).get(name, before.get(name, Absent))
             if was is not now and name not in _REPLACED and not alike(was, now):
                 yield name, was, now
         for name in before.keys() - dict.keys(after) - _REPLACED:
             yield name, before[name], Absent
 
 
-_TWIN = ("_twin_log", "_twin_path", "_twin_tracer", "_twin_reads_training")
+_TWIN = ("_twin_log", "_twin_path", "_twin_tracer", "_twin_reads_training", "_twin_held")
 _REPLACED = frozenset({"_modules", "training", "forward", *REGISTRIES, *_TWIN})
 
 

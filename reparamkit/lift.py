@@ -331,6 +331,7 @@ class Lifter:
             like = like_of(constants, made.op, lift, frame.module)
             link(value, made.value, Term(made.op, rules, like, made.rounding))
             value.generated = isinstance(made.op, Conv) and _generated(constants, frame)
+            value.stored = _stored(constants)
             value.cost = made.cost
             if made.cost is not None and isinstance(frame.module, torch.jit.ScriptModule):
                 value.module_path, value.module = frame.path, frame.module  # it has no class that could be derived
@@ -361,6 +362,13 @@ def _generated(constants: list[Tensor], frame: Frame) -> bool:
     computed = [c for c in frame.traced.constants.values() if c.ndim > 1 and any(c is t for t in constants)]
     stored = {t.untyped_storage().data_ptr() for t in (*frame.module.parameters(), *frame.module.buffers())}
     return any(c.untyped_storage().data_ptr() not in stored for c in computed)
+
+
+def _stored(constants: list[Tensor]) -> int | None:
+    """Numbers that are stored for these tensors, where some repeat them (`Tensor.expand`)."""
+    sizes = [c.untyped_storage().nbytes() // c.element_size() for c in constants]
+    repeats = any(size < c.numel() for c, size in zip(constants, sizes, strict=True))
+    return sum(min(c.numel(), size) for c, size in zip(constants, sizes, strict=True)) if repeats else None
 
 
 def _new(flow: Flow, path: str, node: fx.Node, inputs: list[Value] | None = None) -> Value:

@@ -219,8 +219,10 @@ class TwinTracer(TracerBase):
         def twin(module: nn.Module) -> nn.Module | None:
             return copy.get_submodule(paths[id(module)]) if id(module) in paths else None
 
-        for name, value in places:
-            state_of(copy)[name] = exchanged(value, twin)
+        held = {name: exchanged(value, twin) for name, value in places}
+        # What is compared afterwards with what the forward left there, even if it has filled a list of ours.
+        kept = {name: type(value)(value) if type(value) in FILLABLE else value for name, value in held.items()}
+        state_of(copy).update(held, _twin_held=kept)
 
 
 def _put(state: dict[str, Any], name: str, value: Any) -> None:

@@ -254,6 +254,20 @@ def _recorded(self: Any, run: Callable[..., Any], args: Any, kwargs: Any) -> Any
     return self._twin_tracer.create_proxy("call_module", self._twin_path, args, kwargs)
 
 
+def _slicing(cls: Any) -> dict[str, Any]:
+    """A slice of the twin of a sequence or list is a plain one of the twins in it."""
+    if cls not in (nn.Sequential, nn.ModuleList):
+        return {}
+
+    def item(self: Any, index: Any) -> Any:
+        if not isinstance(index, slice):
+            return cls.__getitem__(self, index)
+        chosen = list(self._modules.values())[index]
+        return cls(*chosen) if cls is nn.Sequential else cls(chosen)
+
+    return {"__getitem__": item}
+
+
 def recording_class(cls: type) -> type:
     """A subclass of `cls` whose call is recorded; called on real tensors alone, it runs."""
     with _lock:
@@ -265,6 +279,7 @@ def recording_class(cls: type) -> type:
                 "__qualname__": cls.__qualname__,
                 "_twin_of": cls,
                 **logging_attributes(cls),
+                **_slicing(cls),
             }
             _recording[cls] = type(cls.__name__, (cls,), names)
         return _recording[cls]

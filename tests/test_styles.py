@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, ClassVar
 
@@ -225,3 +226,102 @@ def test_rearranged_axes_in_a_forward_with_ways() -> None:
 
 def test_rearranged_axes_that_only_one_way_has() -> None:
     assert counts(convert(MaskedProjection(other=True), *SIGNALS)[0]) == (2, 1)
+
+
+class Sliced(nn.Module):
+    """Calls slices of a sequence and goes through slices of a list (as feature extractors do)."""
+
+    def __init__(self, between: nn.Module) -> None:
+        super().__init__()
+        self.seq = nn.Sequential(*conv_bn(4, 4, 3), nn.ReLU(), *conv_bn(4, 4, 3), nn.Tanh())
+        self.layers = nn.ModuleList([*conv_bn(4, 4, 3), nn.ReLU()])
+        self.between = between
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.seq[3:-1](self.seq[:3](x))
+        for layer in self.layers[:1]:
+            x = layer(self.seq[-1](x))
+        x = self.between(x)
+        for layer in self.layers[1:]:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize(("between", "norms"), [(nn.Identity(), 0), (nn.Tanh(), 1)])
+def test_slices_of_sequences_and_lists(between: nn.Module, norms: int) -> None:
+    deploy, report = convert(Sliced(between), (1, 4, 12, 11))
+    assert counts(deploy) == (3, norms)
+    assert not report.untraceable
+
+
+class Accumulated(nn.Module):
+    """Branches added to zeros one by one."""
+
+    def __init__(self, step: Any = None) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [nn.Sequential(*conv_bn(4, 4, 3, padding=1)), nn.Sequential(*conv_bn(4, 4, 1)), nn.BatchNorm2d(4)]
+        )
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = torch.zeros_like(x)
+        for branch in self.branches:
+            total += branch(x)
+            if self.step is not None:
+                self.step(total)
+        return F.relu(total)
+
+
+def test_sums_that_start_with_zeros() -> None:
+    assert counts(convert(Accumulated())[0]) == (1, 0)
+    assert counts(convert(Accumulated(lambda total: total.clamp_(max=1)))[0])[1] == 1
+
+
+class Indirect(nn.Module):
+    """Calls a method of its own through an attribute."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Sequential(*conv_bn(4, 4, 3, padding=1)), nn.Sequential(*conv_bn(4, 4, 1))
+        self.mix: Any = {
+            "partial": functools.partial(self._mixed, gain=0.25),
+            "method": self._half,
+            "table": {"half": self._half},
+        }[how]
+
+    def _mixed(self, x: Tensor, gain: float) -> Any:
+        return self.wide(x) * gain + self.narrow(x) * (1 - gain)
+
+    def _half(self, x: Tensor) -> Any:
+        return self._mixed(x, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.mix["half"](x) if isinstance(self.mix, dict) else self.mix(x))
+
+
+@pytest.mark.parametrize("how", ["partial", "method", "table"])
+def test_methods_that_are_called_through_an_attribute(how: str) -> None:
+    assert counts(convert(Indirect(how))[0]) == (1, 0)
+
+
+class Held(nn.Module):
+    """Registers its branches one by one, and goes through a list of them."""
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        branches = [nn.Sequential(*conv_bn(4, 4, 3, padding=1)), nn.Sequential(*conv_bn(4, 4, 1)), nn.BatchNorm2d(4)]
+        for index, branch in enumerate(branches):
+            self.add_module(f"branch{index}", branch)
+        self.branches = kind(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = self.branches.values() if isinstance(self.branches, dict) else self.branches
+        return F.relu(sum(part[1](x) if isinstance(part, tuple) else part(x) for part in held))
+
+
+@pytest.mark.parametrize(
+    "kind", [list, tuple, lambda b: list(enumerate(b)), lambda b: dict(enumerate(b)), lambda b: (b[0], *b[1:])]
+)
+def test_modules_in_containers(kind: Any) -> None:
+    assert counts(convert(Held(kind))[0]) == (1, 0)

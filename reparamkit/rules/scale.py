@@ -136,6 +136,15 @@ def _keep_dtype(divisor: Any) -> Any:
     return 1.0 / divisor.detach().to(torch.float64)
 
 
+def lift_zeros(call: Call, context: Context) -> Through | Refusal:
+    """``zeros_like(x)`` is ``0 x``: where a sum of branches starts."""
+    bound = call.bind("input")
+    value = bound.pop("input")
+    if not call.is_input(value) or any(option is not None for option in bound.values()):
+        return Refusal("RK331", "zeros of another dtype, device or layout")
+    return times(value, 0.0)
+
+
 _MUL = (operator.mul, operator.imul, torch.mul, torch.multiply, ".mul", ".mul_", ".multiply")
 _DIV = (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, ".div", ".div_")
 
@@ -149,4 +158,5 @@ rules: tuple[Rule, ...] = (
     Compose(ALWAYS, Stencil, Scale, _before_stencil),
     *(Lift(RULE, target, lift_mul) for target in _MUL),
     *(Lift(RULE, target, lift_div) for target in _DIV),
+    Lift(RULE, torch.zeros_like, lift_zeros),
 )
