@@ -108,3 +108,14 @@ def forward_of(module: nn.Module) -> Callable[..., Any]:
     """The function that a call of `module` ends in, unbound from the instance."""
     own = module.__dict__.get("forward")
     return getattr(own, "__func__", own) if own is not None else type(module).forward
+
+
+def extras_read(module: nn.Module) -> list[str]:
+    """The names of the ``*args`` and ``**kwargs`` of the forward that its code looks at."""
+    forward = forward_of(module)
+    code = getattr(forward, "__code__", None)
+    if code is None:
+        return []
+    stars = [p.name for p in signature_of(forward).parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    read = {i.argval for i in instructions(code) if i.opname.startswith("LOAD")} if stars else set()
+    return [name for name in stars if name in read]
