@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import types
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -67,11 +66,12 @@ _GIVEN = object()
 def _none_names(code: types.CodeType) -> frozenset[str]:
     """Local names that the code compares with None."""
     found = set()
-    for before, step in itertools.pairwise(instructions(code)):
-        if before.opname == "LOAD_FAST" and (
-            "NONE" in step.opname or (step.opname == "LOAD_CONST" and step.argval is None)
-        ):
-            found.add(str(before.argval))
+    steps = list(instructions(code))
+    for read, step, after in zip(steps, steps[1:], steps[2:], strict=False):
+        jumps = "JUMP" in step.opname and "NONE" in step.opname
+        compares = after.opname in ("IS_OP", "COMPARE_OP") and step.opname == "LOAD_CONST" and step.argval is None
+        if read.opname == "LOAD_FAST" and (jumps or compares):
+            found.add(str(read.argval))
     return frozenset(found)
 
 
