@@ -51,7 +51,8 @@ def read(path: Path) -> Stored:
         if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
             stored = stored[key]
             break
-    if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for v in stored.values()):
+    named = isinstance(stored, Mapping) and all(isinstance(k, str) for k in stored)
+    if not named or not all(isinstance(v, Tensor) for v in stored.values()):
         raise CheckpointError("RK910", f"{path}: expected a mapping from names to tensors")
     return Stored(stored, {})
 

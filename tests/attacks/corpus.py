@@ -71,8 +71,12 @@ RECIPES: tuple[Attack, ...] = (
     Attack("S6", "shell", recipe_of("{class: '$(touch harmed)'}"), ""),
     Attack("S6", "import", recipe_of("{class: this.Zen}"), ""),
     Attack("S6", "class to import", recipe_of("{class: \"__import__('os').system('touch harmed')\"}"), ""),
-    Attack("S6", "rule to import", "version: 1\nname: x\nblocks:\n  - match: {class: A}\n    rules: [os.system]\n", "RK704"),
-    Attack("S6", "code as a rule", "version: 1\nname: x\nblocks:\n  - match: {class: A}\n    rules: [{eval: x}]\n", "RK704"),
+    Attack(
+        "S6", "rule to import", "version: 1\nname: x\nblocks:\n  - match: {class: A}\n    rules: [os.system]\n", "RK704"
+    ),
+    Attack(
+        "S6", "code as a rule", "version: 1\nname: x\nblocks:\n  - match: {class: A}\n    rules: [{eval: x}]\n", "RK704"
+    ),
     Attack("S6", "key to run", f"{_GOOD}run: touch harmed\n", "RK702"),
     Attack("S6", "name with a path", "version: 1\nname: ../../harmed\nblocks:\n  - match: {class: A}\n", ""),
 )

@@ -186,10 +186,10 @@ def _kept(model: nn.Module, converted: nn.Module, report: Report) -> None:
 def _is_settled(options: dict[str, Any], report: Report) -> bool:
     """Whether nothing may be left to merge.
 
-    Two things leave something: in-place operations, which the first conversion may do away with, and copies of shared
-    layers.
+    Three things leave something: in-place operations, which the first conversion may do away with; a number of axes
+    that nothing told before; copies of shared layers.
     """
-    return options.get("recipe") is not _EVERY_RULE and not any(r.code == "RK309" for r in report.refused)
+    return options.get("recipe") is not _EVERY_RULE and not any(r.code in ("RK203", "RK309") for r in report.refused)
 
 
 def _again(converted: nn.Module, options: dict[str, Any]) -> None:
