@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from reparamkit.bytecode import instructions
 from reparamkit.errors import Refusal
-from reparamkit.parameters import forward_of, signature_of
+from reparamkit.parameters import extras_read, forward_of, signature_of
 from reparamkit.trace import Forked, Traced
 
 
@@ -49,27 +48,15 @@ def with_all_ways(
     first = traced if isinstance(traced, Traced) else traced.ways[0]
     if calls is not None and all(bound(module, first, node) is not None for node in calls):
         return traced
-    loose = _reads_extras(module)
+    loose = extras_read(module)
     if not loose and not first.fixed and len(first.placeholders) == 1:
         return traced
     every = wide()
     unknown = every if isinstance(every, Refusal) else None
     if loose:
-        unknown = Refusal("RK604", f"what it does depends on {loose}")
+        unknown = Refusal("RK604", f"what it does depends on {loose[0]}")
     found = () if isinstance(every, Refusal) else every.graphs
     if isinstance(traced, Forked):
         return Forked(None, found or traced.ways, unknown)
     others = tuple(way for way in found if str(way.graph) != str(traced.graph))
     return Forked(traced, others, unknown) if others or unknown is not None else traced
-
-
-def _reads_extras(module: nn.Module) -> str:
-    """The name of an ``*args`` or ``**kwargs`` of the forward that its code looks at, or nothing."""
-    code = getattr(forward_of(module), "__code__", None)
-    if code is None:
-        return ""
-    stars = [
-        s for s in signature_of(forward_of(module)).parameters.values() if s.kind in (s.VAR_POSITIONAL, s.VAR_KEYWORD)
-    ]
-    read = {i.argval for i in instructions(code) if i.opname.startswith("LOAD")}
-    return next((s.name for s in stars if s.name in read), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import torch
 from torch import fx
 
 from reparamkit.errors import CODES, Refusal
+from reparamkit.parameters import extras_read
 from reparamkit.paths import joined
 
 if TYPE_CHECKING:
@@ -194,9 +196,17 @@ def _imports(globals_: dict[str, Any]) -> dict[str, tuple[str, str]] | Refusal:
             found[name] = ("torch", "device")
         else:
             module, attribute = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-            if not module or not attribute or "<" in attribute:
+            if not module or not attribute or _found(module, attribute) is not value:
                 return Refusal("RK604", f"{name} is a global of the forward that cannot be imported")
             found[name] = (module, attribute)
+    return found
+
+
+def _found(module: str, path: str) -> Any:
+    """What an import would find there, as far as it is loaded: code that was run as text has no module to import."""
+    found: Any = sys.modules.get(module)
+    for name in path.split("."):
+        found = getattr(found, name, None)
     return found
 
 
@@ -210,10 +220,7 @@ def _guarded(source: str, frame: Frame) -> str:
             f"{name} is not {default!r}" if default is None or isinstance(default, bool) else f"{name} != {default!r}"
         )
         guards.append((compare, f"{name} was {default!r} when it was merged"))
-    for node in frame.traced.graph.nodes:
-        if node.op == "placeholder" and str(node.target).startswith("*"):
-            name = str(node.target).lstrip("*")
-            guards.append((name, f"it was merged without {node.target}"))
+    guards += [(name, f"it was merged without *{name}") for name in extras_read(frame.module)]
     if frame.traced.reads_training:
         guards.append(("self.training", "its training form is gone; keep the model you converted"))
     body = []

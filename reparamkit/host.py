@@ -104,14 +104,21 @@ class Rewrite:
 Edit = Swap | Rewrite
 
 
-def host(candidate: Candidate, flow: Flow, survey: Survey) -> Edit | Refusal:
-    """The edit that expresses `candidate`, or why none can."""
+def host(candidate: Candidate, flow: Flow, survey: Survey, gone: frozenset[Value] = frozenset()) -> Edit | Refusal:
+    """The edit that expresses `candidate`, or why none can.
+
+    Args:
+        candidate: the region.
+        flow: where it is.
+        survey: of the model.
+        gone: values that other edits do away with.
+    """
     swap = _restored(candidate, flow, survey) or _swap(candidate, flow, survey)
     if swap is not None:
         return _checked(swap.aside, flow) or other_way(candidate, flow, swap.anchor) or swap
     if candidate.source.unstable is not None:
         return candidate.source.unstable
-    rewrite = _rewrite(candidate, flow, survey)
+    rewrite = _rewrite(candidate, flow, survey, gone)
     if isinstance(rewrite, Refusal):
         return rewrite
     refusal = _checked([v.path for v in candidate.values if v.path != rewrite.path], flow)
@@ -258,7 +265,7 @@ def _children_after(node: fx.Node, frame: Frame) -> list[fx.Node] | None:
         node = user
 
 
-def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refusal:
+def _rewrite(candidate: Candidate, flow: Flow, survey: Survey, gone: frozenset[Value]) -> Rewrite | Refusal:
     found = _innermost(candidate, flow, survey)
     if found is None and candidate.arranged:
         return Refusal("RK304", "axes are rearranged in between, and not all of it is modules", candidate.target.where)
@@ -266,7 +273,7 @@ def _rewrite(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | Refu
         where = f"{candidate.source.where} to {candidate.target.where}"
         return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
     frame = found.frame
-    refusal = unwritable(frame) or _frozen(frame, candidate) or _lost(frame, candidate)
+    refusal = unwritable(frame) or frozen(frame, gone.union(candidate.values)) or _lost(frame, candidate)
     refusal = refusal or _read_elsewhere(frame, candidate, flow, survey)
     return found if refusal is None else refusal
 
@@ -316,14 +323,18 @@ def _is_placed(node: fx.Node) -> bool:
     return any(isinstance(item, (torch.dtype, torch.device)) for item in given)
 
 
-def _frozen(frame: Frame, candidate: Candidate) -> Refusal | None:
-    """A constant computed from parameters that the rest of the forward needs: written down, it would never change."""
-    inside = set(candidate.values)
+def frozen(frame: Frame, gone: frozenset[Value]) -> Refusal | None:
+    """A constant computed from parameters that the rest of the forward needs: written down, it would never change.
+
+    Args:
+        frame: the forward.
+        gone: values that will no longer be computed in it.
+    """
     for node in frame.traced.graph.nodes:
         if node.op != "get_attr" or str(node.target) not in frame.traced.constants:
             continue
         for user in readers(node, frame):
-            if frame.values.get(user) not in inside:
+            if frame.values.get(user) not in gone:
                 reason = f"{user.name} reads a constant computed from parameters; rewriting would freeze it"
                 return Refusal("RK604", reason, frame.path)
     return None

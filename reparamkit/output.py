@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,9 +45,10 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: RK912 when the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Nobody can have put a link of this name there, and a file that is there is not opened.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        temporary.touch()
+        temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode  # some writers let only the owner read; the umask says what is meant
         yield temporary
         temporary.chmod(mode)

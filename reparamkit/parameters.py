@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import types
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -67,11 +66,12 @@ _GIVEN = object()
 def _none_names(code: types.CodeType) -> frozenset[str]:
     """Local names that the code compares with None."""
     found = set()
-    for before, step in itertools.pairwise(instructions(code)):
-        if before.opname == "LOAD_FAST" and (
-            "NONE" in step.opname or (step.opname == "LOAD_CONST" and step.argval is None)
-        ):
-            found.add(str(before.argval))
+    steps = list(instructions(code))
+    for read, step, after in zip(steps, steps[1:], steps[2:], strict=False):
+        jumps = "JUMP" in step.opname and "NONE" in step.opname
+        compares = after.opname in ("IS_OP", "COMPARE_OP") and step.opname == "LOAD_CONST" and step.argval is None
+        if read.opname == "LOAD_FAST" and (jumps or compares):
+            found.add(str(read.argval))
     return frozenset(found)
 
 
@@ -108,3 +108,14 @@ def forward_of(module: nn.Module) -> Callable[..., Any]:
     """The function that a call of `module` ends in, unbound from the instance."""
     own = module.__dict__.get("forward")
     return getattr(own, "__func__", own) if own is not None else type(module).forward
+
+
+def extras_read(module: nn.Module) -> list[str]:
+    """The names of the ``*args`` and ``**kwargs`` of the forward that its code looks at."""
+    forward = forward_of(module)
+    code = getattr(forward, "__code__", None)
+    if code is None:
+        return []
+    stars = [p.name for p in signature_of(forward).parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    read = {i.argval for i in instructions(code) if i.opname.startswith("LOAD")} if stars else set()
+    return [name for name in stars if name in read]

@@ -12,7 +12,7 @@ from reparamkit.decide import Candidate, Chooser
 from reparamkit.emit import Emitted
 from reparamkit.errors import Refusal
 from reparamkit.flow import Flow, Value
-from reparamkit.host import Edit, host
+from reparamkit.host import Edit, Rewrite, frozen, host
 from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
 from reparamkit.naming import name_and_write
@@ -155,11 +155,32 @@ def _pending(plan: Plan, paths: Sequence[str], scopes: dict[str, Block]) -> Iter
         yield Pending(transform.rule, tuple(found))
 
 
-def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> None:
+@dataclass(frozen=True)
+class _Choice:
+    """The regions of one flow, the edits that make them, and what was refused on the way."""
+
+    edits: tuple[Edit, ...]
+    refusals: dict[Value, Refusal]
+
+    @property
+    def written_anew(self) -> frozenset[Value]:
+        """What is no longer computed once the forwards are rewritten."""
+        return frozenset(v for e in self.edits if isinstance(e, Rewrite) for v in e.candidate.values)
+
+    @property
+    def freezes(self) -> bool:
+        """Whether a forward that is rewritten would still need a constant that was computed from parameters."""
+        gone = self.written_anew
+        return any(isinstance(e, Rewrite) and frozen(e.frame, gone) is not None for e in self.edits)
+
+
+def _choose(
+    plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block], gone: frozenset[Value] = frozenset()
+) -> _Choice:
     hosts: dict[Candidate, Edit] = {}
 
     def feasible(candidate: Candidate) -> Refusal | None:
-        edit = host(candidate, flow, plan.survey)
+        edit = host(candidate, flow, plan.survey, gone)
         if isinstance(edit, Refusal):
             return edit
         refusal = out_of_scope(edit, scopes, plan.registry.opt_in_ids)
@@ -168,13 +189,27 @@ def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block
         return refusal
 
     chooser = Chooser(algebra, plan.policy, feasible)
-    chosen = chooser.choose(flow)
-    plan.edits += [Planned(hosts[c], flow) for c in chosen]
-    done = {v for c in chosen for v in c.values}
-    ends = {c.target for c in chosen}
+    return _Choice(tuple(hosts[c] for c in chooser.choose(flow)), chooser.refusals)
+
+
+def _chosen(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> _Choice:
+    """What is merged in a flow. A constant that the first choice does away with stops no other merge of its forward."""
+    choice = _choose(plan, flow, algebra, scopes)
+    gone = choice.written_anew
+    if not gone or not any(frame.traced.constants for frame in flow.frames.values()):
+        return choice
+    wider = _choose(plan, flow, algebra, scopes, gone)
+    return choice if wider.freezes else wider
+
+
+def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> None:
+    choice = _chosen(plan, flow, algebra, scopes)
+    plan.edits += [Planned(edit, flow) for edit in choice.edits]
+    done = {v for e in choice.edits for v in e.candidate.values}
+    ends = {e.candidate.target for e in choice.edits}
     plan.refusals += flow.refusals
     for value in flow.values:
-        refusal = value.refusal or chooser.refusals.get(value)
+        refusal = value.refusal or choice.refusals.get(value)
         if refusal is None or not _worth_telling(value, refusal):
             continue
         # A value that was merged may still say why not further: the border, the geometry.

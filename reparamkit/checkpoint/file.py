@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ def read(path: Path) -> Stored:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
+        _refuse_compressed(path)
         stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file from a stranger may break the reader in any way
         raise CheckpointError("RK910", f"{path}: {error}") from error
@@ -49,9 +51,20 @@ def read(path: Path) -> Stored:
         if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
             stored = stored[key]
             break
-    if not isinstance(stored, Mapping) or not all(isinstance(v, Tensor) for v in stored.values()):
+    named = isinstance(stored, Mapping) and all(isinstance(k, str) for k in stored)
+    if not named or not all(isinstance(v, Tensor) for v in stored.values()):
         raise CheckpointError("RK910", f"{path}: expected a mapping from names to tensors")
     return Stored(stored, {})
+
+
+def _refuse_compressed(path: Path) -> None:
+    """`torch.save` compresses nothing: what is compressed may unpack to any size."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        compressed = next((i.filename for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED), None)
+    if compressed is not None:
+        raise ValueError(f"expected an archive as torch.save writes it, got one in which {compressed!r} is compressed")
 
 
 def _read_safetensors(path: Path) -> Stored:

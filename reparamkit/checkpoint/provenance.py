@@ -64,7 +64,7 @@ def recipe_in(metadata: Mapping[str, str]) -> Recipe | None:
         return None
     try:
         return load_recipe(json.loads(text))
-    except (ValueError, RecipeError) as error:
+    except (ValueError, RecursionError, RecipeError) as error:  # nested too deep: the header may be a stranger's
         raise CheckpointError("RK910", f"the recipe in its metadata is not one: {error}") from error
 
 

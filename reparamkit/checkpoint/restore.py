@@ -186,6 +186,11 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
             for key in own
             if key in tensors and tensors[key].shape != own[key].shape
         ],
+        "of another kind": [
+            f"{key} ({kind})"
+            for key in own
+            if key in tensors and (kind := _strange(tensors[key], own[key])) is not None
+        ],
     }
     told = [f"{what}: {_few(keys)}" for what, keys in problems.items() if keys]
     if told:
@@ -194,6 +199,17 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
         model.load_state_dict(tensors, strict=True)
     except (RuntimeError, TypeError) as error:
         raise CheckpointError("RK911", f"{name}: {error}") from error
+
+
+def _strange(tensor: Tensor, own: Tensor) -> str | None:
+    """What a stored tensor is, when its numbers cannot be copied as they are: copying would end half done."""
+    if tensor.is_meta and not own.is_meta:
+        return "meta"
+    if tensor.layout is not own.layout:
+        return str(tensor.layout).removeprefix("torch.")
+    if tensor.is_quantized != own.is_quantized or tensor.is_complex() != own.is_complex():
+        return str(tensor.dtype).removeprefix("torch.")
+    return None
 
 
 def _few(items: list[str]) -> str:

@@ -1,0 +1,127 @@
+"""Recipes from strangers: they are data, and small."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from reparamkit.errors import RecipeError
+from reparamkit.recipe import load_recipe
+from reparamkit.recipe.pattern import MAX_NAME, check_pattern, fits
+from tests.attacks.corpus import EXTENDS, RECIPES, SLOW_PATTERNS, recipe_of
+
+pytestmark = pytest.mark.usefixtures("harmless")
+
+
+def refused(spec: str | Path) -> RecipeError:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(spec)
+    return caught.value
+
+
+def hostile(row: str) -> pytest.MarkDecorator:
+    cases = [(a.text, a.code) for a in RECIPES if a.row == row]
+    return pytest.mark.parametrize(("text", "code"), cases, ids=[a.name for a in RECIPES if a.row == row])
+
+
+@pytest.mark.hazard(row="S1", code="RK708", summary="YAML tags that make objects or run code")
+@hostile("S1")
+def test_s1_tags(text: str, code: str, attacking: list[str]) -> None:
+    error = refused(text)
+    assert error.code == code
+    assert "tags are not allowed in a recipe" in str(error)
+
+
+@pytest.mark.hazard(row="S2", code="RK708", summary="aliases that unfold to more than memory holds")
+@hostile("S2")
+def test_s2_aliases(text: str, code: str, attacking: list[str]) -> None:
+    assert refused(text).code == code
+
+
+@pytest.mark.hazard(row="S3", code="RK708", summary="nesting deeper than the parser's stack")
+@hostile("S3")
+def test_s3_depth(text: str, code: str, attacking: list[str]) -> None:
+    assert refused(text).code == code
+
+
+@pytest.mark.hazard(row="S4", code="RK708", summary="huge files, numbers and lists")
+@hostile("S4")
+def test_s4_size(text: str, code: str, attacking: list[str]) -> None:
+    error = refused(text)
+    assert error.code == code
+    assert len(str(error)) < 50_000
+
+
+@pytest.mark.hazard(row="S4", code="RK708", summary="the whole corpus in bounded time and memory")
+def test_s4_the_whole_corpus_stays_within_limits() -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+    code = "from tests.attacks.corpus import try_all; print(try_all())"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, preexec_fn=limit)
+    assert done.stdout.strip() == str(len(RECIPES)), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", EXTENDS)
+@pytest.mark.hazard(row="S5", code="RK708", summary="extends that leads out of the recipe's folder")
+def test_s5_extends(name: str, harmless: Path) -> None:
+    secret = harmless / "secret.yaml"
+    secret.write_text("password: swordfish\n")
+    (harmless / "own").mkdir()
+    (harmless / "own" / "link.yaml").symlink_to(secret)
+    child = harmless / "own" / "child.yaml"
+    child.write_text(f"version: 1\nname: x\nextends: {name}\n")
+    error = refused(child)
+    assert error.code in ("RK708", "RK705")
+    assert "swordfish" not in str(error)
+
+
+@pytest.mark.hazard(row="S6", code="RK704", summary="templates, variables, imports and expressions in a recipe")
+@hostile("S6")
+def test_s6_no_value_is_evaluated(text: str, code: str, attacking: list[str]) -> None:
+    loaded = len(sys.modules)
+    if code:
+        assert refused(text).code == code
+    else:
+        load_recipe(text)  # it is a name like any other, and matches nothing
+    assert "this" not in sys.modules
+    assert len(sys.modules) - loaded < 5
+
+
+@pytest.mark.parametrize("pattern", SLOW_PATTERNS)
+@pytest.mark.hazard(row="S7", code="RK704", summary="expressions whose matching takes for ever")
+def test_s7_slow_expressions(pattern: str, attacking: list[str]) -> None:
+    error = refused(recipe_of(f"{{class: 're:{pattern}'}}"))
+    assert error.code == "RK704"
+
+
+@pytest.mark.parametrize("pattern", [r"(?:a|b)*c", r"\w+Block\w*", r"[ab]+x?", "*a*a*a*a*a*a*a*b"])
+@pytest.mark.hazard(row="S7", code="-", summary="expressions that are let through, on the longest name")
+def test_s7_what_is_let_through_is_quick(pattern: str, attacking: list[str]) -> None:
+    expression = pattern if pattern.startswith("*") else f"re:{pattern}"
+    try:
+        check_pattern(expression)
+    except ValueError:
+        return
+    start = time.process_time()
+    assert not fits(expression, "ab" * (MAX_NAME // 2) + "!")
+    assert time.process_time() - start < 30  # for ever would be longer
+
+
+def test_refusing_costs_little_memory(attacking: list[str]) -> None:
+    tracemalloc.start()
+    try:
+        for attack in RECIPES:
+            refused(attack.text) if attack.code else load_recipe(attack.text)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 256 << 20
