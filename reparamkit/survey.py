@@ -260,7 +260,7 @@ def _count(found: Survey, path: str, module: nn.Module) -> None:
         owners |= {name.rpartition(".")[0] for name in traced.looked}
         needed |= {name.rpartition(".")[0] for name in traced.reads - traced.looked} | traced.ran
         past |= traced.past
-    found.calls += most
+    found.calls.update(most)  # `+=` walks through all that is counted so far
     for owner in (owners | needed) - {""}:
         read = found.modules.get(prefix + owner)
         if read is not None:
