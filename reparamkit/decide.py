@@ -214,7 +214,7 @@ class Chooser:
         values = region(source, value)
         if isinstance(values, Refusal):
             return values
-        work = [v for v in values if not _is_free(v) and not v.stays]
+        work = [v for v in values if not (_is_free(v) or v.stays or v.idle)]
         if len(work) < 2 and not any(v.generated or v.cost for v in work):
             return None
         made = realizable(replace(term, op=term.op.op) if isinstance(term.op, Arranged) else term)
@@ -245,8 +245,8 @@ class Chooser:
 
 
 def _is_free(value: Value) -> bool:
-    """Whether the value costs nothing: an identity."""
-    return value.term is not None and not value.parts and value.term.is_identity
+    """Whether the value costs nothing: an identity that no kernel computes."""
+    return value.term is not None and not value.parts and value.term.is_identity and not value.idle
 
 
 def _own_cost(value: Value) -> Cost:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from reparamkit.trace import Traced
 
 
+_ARITHMETIC = frozenset({"core/branch_sum", "core/scale"})
+
+
 @dataclass(frozen=True)
 class Stacked:
     """What `torch.stack` put together."""
@@ -104,6 +107,13 @@ class Value:
     def stays(self) -> bool:
         """Whether it rearranges axes, and so stays where it is whatever is merged around it."""
         return self.term is not None and isinstance(self.term.op, Layout)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is arithmetic that changes nothing, ``x + 0`` or ``1 * x``: a kernel runs all the same."""
+        if self.term is None or self.parts or self.node.op not in ("call_function", "call_method"):
+            return False
+        return self.term.is_identity and not _ARITHMETIC.isdisjoint(self.term.rules)
 
     @property
     def parts(self) -> tuple[Value, ...]:

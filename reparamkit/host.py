@@ -168,8 +168,8 @@ def _unknown(frame: Frame, survey: Survey) -> bool:
 
 def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     values = [v for v in candidate.values if not v.stays and (not v.term or not v.term.is_identity)]
-    if any(v.parts for v in candidate.values):
-        return None
+    if any(v.parts or v.idle for v in candidate.values):
+        return None  # arithmetic in a forward that stays
     aside: list[str] = []
     anchors: list[tuple[int, str, Value]] = []
     remainders: dict[str, tuple[str, ...]] = {}
