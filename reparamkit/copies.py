@@ -25,9 +25,22 @@ def copy_of(model: nn.Module, memo: dict[int, Any] | None = None, *, instead: st
         ModelError: RK110 when something in the model cannot be copied, with its path.
     """
     try:
-        return copy.deepcopy(model, memo)
+        return _deep_copy(model, {} if memo is None else memo)
     except Exception as error:
         raise ModelError("RK110", f"{_uncopyable(model)}: {type(error).__name__}: {error}; {instead}") from error
+
+
+def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """`copy.deepcopy`, the innermost modules first where the nesting is too deep for it."""
+    start = dict(memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except RecursionError:
+        memo.clear()  # of modules that were begun and not finished
+        memo.update(start)
+        for _, module in reversed(list(modules_under(model))):
+            copy.deepcopy(module, memo)
+        return copy.deepcopy(model, memo)
 
 
 def _uncopyable(model: nn.Module) -> str:
