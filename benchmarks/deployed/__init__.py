@@ -1,0 +1,1 @@
+"""What the benchmarks of the deploy form share: models, the authors' converters, what one forward does, pages."""
