@@ -190,9 +190,9 @@ class _Loader:
         for impl in getattr(self.manager.hook, hook).get_hookimpls():
             try:
                 items = list(impl.function())
-                wrong = next((i for i in items if not isinstance(i, kinds)), None)
-                if wrong is not None:
-                    raise TypeError(f"{hook} returned a {type(wrong).__name__}")
+                wrong = [type(i).__name__ for i in items if not isinstance(i, kinds)]
+                if wrong:
+                    raise TypeError(f"{hook} returned a {wrong[0]}")
             except Exception as error:  # as above: reported with the plugin's name
                 origin = dict(self.names)[impl.plugin_name]
                 self.failures.append(LoadFailure(impl.plugin_name, origin, f"{type(error).__name__}: {error}"))

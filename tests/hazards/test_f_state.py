@@ -49,6 +49,7 @@ class Stateful(nn.Module):
 def same_for_four_calls(run: Run) -> list[str]:
     """The converted model goes through the same states as the original; places of forwards that were not traced."""
     model = randomize(Stateful(run)).double()
+    converted: Any
     with unchanged(model):
         converted, report = reparamkit.apply(model, return_report=True)
     for seed in range(4):
