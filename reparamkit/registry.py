@@ -161,6 +161,9 @@ class _Loader:
         self.failures: list[LoadFailure] = []
 
     def add(self, name: str, plugin: Any, origin: str) -> None:
+        if self.manager.has_plugin(name):
+            self.failures.append(LoadFailure(name, origin, f"the name is taken by {dict(self.names).get(name, '?')}"))
+            return
         try:
             self.manager.register(plugin, name)
             self.manager.check_pending()
@@ -173,12 +176,8 @@ class _Loader:
 
     def entry_point(self, entry: EntryPoint) -> None:
         dist = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
-        if self.manager.has_plugin(entry.name):
-            owner = dict(self.names).get(entry.name, "?")
-            self.failures.append(LoadFailure(entry.name, dist, f"the name is taken by {owner}"))
-            return
         try:
-            plugin = entry.load()
+            plugin = None if self.manager.has_plugin(entry.name) else entry.load()
         except Exception as error:  # an import may fail in any way; it is reported, not raised
             self.failures.append(LoadFailure(entry.name, dist, f"{type(error).__name__}: {error}"))
             return

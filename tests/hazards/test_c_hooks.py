@@ -137,7 +137,8 @@ class Stores(nn.Module):
 
 def test_c07_an_intermediate_value_stored_by_the_forward() -> None:
     model = randomize(Stores()).double()
-    converted = reparamkit.apply(model)
+    converted, report = reparamkit.apply(model, return_report=True)
+    assert places(report, "RK305") == ["add"]
     assert model.seen is None
     with torch.no_grad():
         assert gap(model(inputs(IMAGES[0])), converted(inputs(IMAGES[0]))) < 1e-9
