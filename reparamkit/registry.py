@@ -161,6 +161,9 @@ class _Loader:
         self.failures: list[LoadFailure] = []
 
     def add(self, name: str, plugin: Any, origin: str) -> None:
+        if self.manager.has_plugin(name):
+            self.failures.append(LoadFailure(name, origin, f"the name is taken by {dict(self.names).get(name, '?')}"))
+            return
         try:
             self.manager.register(plugin, name)
             self.manager.check_pending()
@@ -173,12 +176,8 @@ class _Loader:
 
     def entry_point(self, entry: EntryPoint) -> None:
         dist = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
-        if self.manager.has_plugin(entry.name):
-            owner = dict(self.names).get(entry.name, "?")
-            self.failures.append(LoadFailure(entry.name, dist, f"the name is taken by {owner}"))
-            return
         try:
-            plugin = entry.load()
+            plugin = None if self.manager.has_plugin(entry.name) else entry.load()
         except Exception as error:  # an import may fail in any way; it is reported, not raised
             self.failures.append(LoadFailure(entry.name, dist, f"{type(error).__name__}: {error}"))
             return
@@ -190,9 +189,9 @@ class _Loader:
         for impl in getattr(self.manager.hook, hook).get_hookimpls():
             try:
                 items = list(impl.function())
-                wrong = next((i for i in items if not isinstance(i, kinds)), None)
-                if wrong is not None:
-                    raise TypeError(f"{hook} returned a {type(wrong).__name__}")
+                wrong = [type(i).__name__ for i in items if not isinstance(i, kinds)]
+                if wrong:
+                    raise TypeError(f"{hook} returned a {wrong[0]}")
             except Exception as error:  # as above: reported with the plugin's name
                 origin = dict(self.names)[impl.plugin_name]
                 self.failures.append(LoadFailure(impl.plugin_name, origin, f"{type(error).__name__}: {error}"))

@@ -30,11 +30,13 @@ class Held:
 
     def object(self, value: Any) -> None:
         """Remember an object that has attributes."""
-        if issubclass(type(value), _NOT_HELD):  # not isinstance: a proxy would be asked
+        kind = type(value)
+        # Not isinstance: a proxy would be asked. The tracer itself is met as an attribute of the twin.
+        if issubclass(kind, _NOT_HELD) or kind.__module__.startswith("reparamkit."):
             return
         state = getattr(value, "__dict__", None)
         if type(state) is dict and id(state) not in self._kept and len(state) <= _MOST:
-            self._kept[id(state)] = type(value).__name__, state, state.copy()
+            self._kept[id(state)] = kind.__name__, state, state.copy()
 
     def restore(self) -> str | None:
         """Put back what was changed; the name of a type that was, if any."""

@@ -15,12 +15,13 @@ from tests.helpers import (
     convert,
     convert_as_is,
     counts,
+    places,
     randomize,
     unchanged,
 )
 
 
-@hazard("B11", "another norm where a batch norm is expected", "refused", "RK205")
+@hazard("B11", "another norm where a batch norm is expected", "left alone")
 @hazard("B12", "InstanceNorm without running statistics", "refused", "RK205")
 @pytest.mark.parametrize(
     "norm", [nn.GroupNorm(2, C), nn.LayerNorm([7, 7]), nn.InstanceNorm2d(C), nn.LocalResponseNorm(2)]
@@ -30,6 +31,7 @@ def test_b11_b12_norms_of_the_data_stay(norm: nn.Module) -> None:
     converted, report = convert(model, (2, C, 7, 7))
     assert not report.merged
     assert type(converted.bn) is type(norm)
+    assert isinstance(norm, nn.InstanceNorm2d) is (places(report, "RK205") == ["bn"])
 
 
 @hazard("B13", "InstanceNorm with running statistics", "merged: in evaluation it is a batch norm")

@@ -15,6 +15,7 @@ from tests.helpers import (
     Fn,
     convert,
     counts,
+    places,
 )
 
 
@@ -40,17 +41,20 @@ class ReadsWeight(nn.Module):
 @hazard("C23", "another forward reads a parameter of the layer", "refused: it keeps its numbers", "RK301")
 @pytest.mark.parametrize(("child", "path"), [(lambda: seq(same(), bn()), "0.weight"), (Block, "dense.0.weight")])
 def test_c23_parameters_another_forward_reads_are_kept(child: Any, path: str) -> None:
-    convert(seq(ReadsWeight(child(), path), same()))
+    _, report = convert(seq(ReadsWeight(child(), path), same()))
+    if child is Block:
+        assert set(places(report, "RK301")) == {"0.child.dense.0"}
 
 
-@hazard("C24", "an instance has a forward of its own", "it counts, not the one of the class", "RK331")
+@hazard("C24", "an instance has a forward of its own", "it counts, not the one of the class", "RK604")
 def test_c24_a_forward_on_the_instance() -> None:
     model = seq(Block(), seq(same(), bn()), same())
     model[0].forward = types.MethodType(lambda self, x: self.dense(x) * 2, model[0])
     model[1][1].forward = torch.neg
     model[2].forward = lambda x: x + 1
-    converted, _ = convert(model)
+    converted, report = convert(model)
     assert counts(converted)[1] >= 2
+    assert set(places(report, "RK604")) == {"1.1", "2"}
 
 
 class Doubled(nn.Module):

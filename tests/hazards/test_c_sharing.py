@@ -18,6 +18,7 @@ from tests.helpers import (
     codes,
     convert,
     counts,
+    places,
 )
 
 SHARED: dict[str, Callable[[Any, Tensor], Any]] = {
@@ -82,5 +83,14 @@ def test_c05_tied_weights_stay_right() -> None:
     ],
 )
 def test_c06_values_read_elsewhere_stay(run: Any) -> None:
-    converted, _ = convert(Fn(run, conv=same(), bn=bn()))
+    converted, report = convert(Fn(run, conv=same(), bn=bn()))
     assert counts(converted) == (1, 1)
+    assert report.refused == () or places(report, "RK305") == ["bn"]
+
+
+def test_c06_the_reader_is_named() -> None:
+    model = Fn(lambda m, x: (lambda y: (m.bn(y), y))(m.conv(x)), conv=same(), bn=bn())
+    _, report = convert(model)
+    assert [str(r) for r in report.refused] == [
+        "bn: RK305 intermediate value is used elsewhere: conv is also read by the caller"
+    ]

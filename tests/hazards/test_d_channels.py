@@ -19,7 +19,7 @@ from tests.helpers import (
 )
 
 
-@hazard("D11", "groups differ", "merged exactly where that pays", "RK340")
+@hazard("D11", "groups differ", "merged exactly where that pays")
 @pytest.mark.parametrize("one", [1, 2, 4])
 @pytest.mark.parametrize("other", [1, 2, 4])
 def test_d11_groups_that_differ(one: int, other: int) -> None:

@@ -12,6 +12,7 @@ from tests.helpers import (
     branches,
     convert,
     counts,
+    places,
 )
 
 
@@ -31,7 +32,8 @@ def test_d19_d20_pools(pool: nn.Module) -> None:
     shapes = IMAGES if not isinstance(pool, nn.LPPool2d) else ((1, C, 3, 3),)
     fused = isinstance(pool, nn.AvgPool2d) and pool.count_include_pad and not pool.ceil_mode
     last: nn.Module = nn.Conv2d(C, C, 3) if isinstance(pool, nn.LPPool2d) else same()
-    converted, _ = convert(branches(pool, last), *shapes)
+    converted, report = convert(branches(pool, last), *shapes)
+    assert (places(report, "RK320") == ["all.0"]) is (isinstance(pool, nn.AvgPool2d) and not fused)
     assert (not any(isinstance(m, type(pool)) for m in converted.modules())) is fused
 
 

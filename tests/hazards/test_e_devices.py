@@ -137,3 +137,36 @@ def test_e07_weights_that_are_no_plain_numbers(kind: str) -> None:
     plan = reparamkit.plan(model)  # `apply` copies, and torch cannot copy all of these
     assert not plan.edits
     assert {r.where for r in plan.refusals if r.code == "RK503"} >= {"all.0", "all.1"}
+
+
+@hazard(
+    "E17",
+    "TF32, autotuning, denormals",
+    "proofs run in float64, where none of these exist (the test of TF32 needs a GPU and is skipped without one)",
+)
+def test_e17_denormals_and_matmul_precision_change_no_number() -> None:
+    model = randomize(seq(Block(), same(), bn()))
+    plain = reparamkit.apply(model)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    flushed = torch.set_flush_denormal(True)
+    try:
+        under, report = reparamkit.apply(model, return_report=True)
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.set_flush_denormal(False)
+    assert flushed
+    assert report.max_error is not None
+    assert report.max_error < 1e-12
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), under.parameters(), strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_e17_tf32() -> None:
+    model = randomize(seq(Block(), same(), bn())).cuda()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    x = inputs(IMAGES[0], dtype=torch.float32).cuda()
+    converted, report = reparamkit.apply(model, example_inputs=x, return_report=True)
+    assert report.max_error is not None
+    assert report.max_error < 1e-12
+    assert {p.device for p in converted.parameters()} == {x.device}

@@ -21,6 +21,7 @@ from tests.helpers import (
     inputs,
     places,
     randomize,
+    unchanged,
 )
 
 
@@ -64,6 +65,13 @@ def test_f03_data_parallel() -> None:
     converted, _ = convert(nn.DataParallel(seq(Block(), same())))
     assert isinstance(converted, nn.DataParallel)
     assert counts(converted) == (2, 0)
+
+
+def test_f03_distributed_data_parallel_is_an_error() -> None:
+    model = type("DistributedDataParallel", (nn.Sequential,), {})(Block()).eval()
+    with unchanged(model), raises("RK605") as caught:
+        reparamkit.apply(model)
+    assert "model.module" in str(caught.value)
 
 
 @hazard("F4", "compiled models", "converted")
@@ -134,8 +142,14 @@ def test_f09_deep_nesting(depth: int) -> None:
 
 
 def test_f09_nesting_beyond_what_can_be_copied_works_in_place() -> None:
-    converted = reparamkit.apply(randomize(nested(300)), inplace=True)
-    assert counts(converted) == (1, 0)
+    model = randomize(nested(300))
+    with raises("RK110") as caught:
+        reparamkit.apply(model)
+    assert "RecursionError" in str(caught.value)
+    with raises("RK110"):
+        reparamkit.apply(model, inplace=True, example_inputs=inputs(IMAGES[0], dtype=torch.float32))
+    assert counts(model) == (1, 1)
+    assert counts(reparamkit.apply(model, inplace=True)) == (1, 0)
 
 
 @hazard("F10", "very long models", "converted")

@@ -49,6 +49,7 @@ class Stateful(nn.Module):
 def same_for_four_calls(run: Run) -> list[str]:
     """The converted model goes through the same states as the original; places of forwards that were not traced."""
     model = randomize(Stateful(run)).double()
+    converted: Any
     with unchanged(model):
         converted, report = reparamkit.apply(model, return_report=True)
     for seed in range(4):
@@ -198,7 +199,7 @@ def test_f20_what_is_left_for_others_to_read_is_left() -> None:
         converted, report = reparamkit.apply(model, return_report=True)
     converted(inputs(IMAGES[0]))
     assert converted.kind == "sum"
-    assert any("sets the attribute kind" in r.reason for r in report.refused)
+    assert any("sets the attribute kind" in r.reason for r in report.refused if r.code == "RK305")
 
 
 MODES: dict[str, Run] = {
@@ -210,11 +211,12 @@ MODES: dict[str, Run] = {
 }
 
 
-@hazard("F21", "the forward asks for gradient or autocast mode", "every answer is tried", "RK604")
+@hazard("F21", "the forward asks for gradient or autocast mode", "every answer is tried; what differs is left")
 @pytest.mark.parametrize("run", MODES.values(), ids=MODES)
 def test_f21_modes_have_no_one_answer(run: Run) -> None:
     model = randomize(Stateful(run))
-    converted = reparamkit.apply(model)
+    converted, report = reparamkit.apply(model, return_report=True)
+    assert not report.merged
     x = inputs(IMAGES[0], dtype=torch.float32)
     for context in (
         torch.no_grad(),

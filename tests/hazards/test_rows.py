@@ -1,0 +1,79 @@
+"""Every hazard has a test, and every code is provoked by one."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reparamkit.catalogue import catalogue
+from reparamkit.errors import CODES
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "docs"))
+table: Any = import_module("hazard_table")  # docs is no package
+
+ROWS = {"A": 19, "B": 23, "C": 27, "D": 26, "E": 18, "F": 21, "G": 16}
+
+
+@pytest.mark.parametrize("family", table.FAMILIES)
+def test_every_row_has_one_test_that_is_named_after_it(family: str) -> None:
+    rows = [row for row in table.hazards() if row.row[0] == family]
+    assert [row.row for row in rows] == [f"{family}{number}" for number in range(1, ROWS[family] + 1)]
+    for row in rows:
+        assert f"_{family.lower()}{int(row.row[1:]):02d}_" in row.test
+        assert row.file.startswith(f"test_{family.lower()}_")
+
+
+def test_codes_of_rows_exist_and_are_asserted_by_a_test_of_the_row() -> None:
+    for row in table.hazards():
+        number = f"_{row.row[0].lower()}{int(row.row[1:]):02d}_"
+        mine = {code for name, code in _provoked(ROOT / "tests" / "hazards") if number in name}
+        assert set(row.codes) <= CODES.keys()
+        assert set(row.codes) <= mine, row
+
+
+def test_every_code_is_provoked_by_a_test() -> None:
+    assert set(catalogue()) == set(CODES)
+    places = [ROOT / "tests", *ROOT.glob("plugins/*/tests")]
+    found = Counter(code for place in places for _, code in _provoked(place))
+    assert sorted(set(CODES) - set(found)) == []
+
+
+def _provoked(folder: Path) -> Iterator[tuple[str, str]]:
+    """(test, code) for every code that a test names: not in its docstring, nor in the mark of its row."""
+    for file in folder.rglob("test_*.py"):
+        if file == Path(__file__):
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        helpers = {n.name: _codes(n) for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+                reached = [node.name, *(used & helpers.keys())]
+                tables = {c for n in tree.body if isinstance(n, ast.Assign) and _name(n) in used for c in _codes(n)}
+                yield from ((node.name, code) for name in reached for code in helpers[name] | tables)
+
+
+def _name(assignment: ast.Assign) -> str:
+    target = assignment.targets[0]
+    return target.id if isinstance(target, ast.Name) else ""
+
+
+def _codes(node: ast.AST) -> set[str]:
+    skipped = {id(inner) for mark in ast.walk(node) if _is_mark(mark) for inner in ast.walk(mark)}
+    if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
+        skipped.add(id(node.body[0].value))  # type: ignore[attr-defined]
+    texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and id(n) not in skipped]
+    return {code for text in texts if isinstance(text, str) for code in re.findall(r"RK\d{3}", text)}
+
+
+def _is_mark(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "hazard"
