@@ -23,8 +23,7 @@ from typing import Any
 
 import pluggy
 
-import reparamkit.rules as core_rules
-from reparamkit import hookspecs
+from reparamkit import core, hookspecs
 from reparamkit.branch import BranchOp
 from reparamkit.errors import PluginError
 from reparamkit.policy import POLICIES, Policy
@@ -215,7 +214,7 @@ def build(plugins: Sequence[ModuleType | object] = (), *, autoload: bool = True)
             plugin cannot be used.
     """
     loader = _Loader()
-    loader.add("core", core_rules, "reparamkit")
+    loader.add("core", core, "reparamkit")
     for entry in _entry_points() if autoload else []:
         loader.entry_point(entry)
     installed = len(loader.failures)
