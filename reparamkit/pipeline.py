@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from reparamkit.check import checked_example, checked_model, expectations
+from reparamkit.edit import Rewrite
 from reparamkit.errors import RecipeError, Refusal
 from reparamkit.example_form import form_of
-from reparamkit.host import Rewrite
 from reparamkit.keymap import key_map, keys_of, moved
 from reparamkit.loading import build_or_default
 from reparamkit.observe import observe_ranks
