@@ -56,6 +56,7 @@ MODELS: dict[str, list[tuple[str, str]]] = {
     "orepa": [("tests.published.test_orepa:RepVGGBlockOREPA", "1x8x32x32")],
     "pplcnet": [("tests.published.test_paddle:LearnableRepLayer", "1x8x32x32")],
     "ppyoloe": [("tests.published.test_paddle:PPYOLOERepVGGBlock", "1x8x32x32")],
+    "probe": [("tests.test_probe:DiverseBranches", "1x4x32x32")],
     "qarepvgg": [("tests.blocks:QARepVGGBlock", "1x8x32x32")],
     "repadapter": [("tests.published.test_adapters:RepAdapter", "4x10x8")],
     "replknet": [("tests.blocks:RepLKBlock", "1x8x32x32")],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import fx, nn
 
 from reparamkit.constant import read_by
-from reparamkit.host import Swap
+from reparamkit.edit import Swap
 from reparamkit.paths import joined, modules_under, within
 
 if TYPE_CHECKING:

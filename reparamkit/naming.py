@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from reparamkit.edit import Rewrite
 from reparamkit.emit import Emitted, Merge, emit, removed_by
 from reparamkit.errors import Refusal
 from reparamkit.flow import Frame
-from reparamkit.host import Rewrite
 from reparamkit.paths import within
 from reparamkit.planned import Planned
 from reparamkit.recipe import Block

@@ -18,8 +18,8 @@ from reparamkit.expand.layer import Layer
 from reparamkit.expand.place import place_all
 from reparamkit.expand.placed import Placed
 from reparamkit.expand.read import branches_of
+from reparamkit.loading import default_registry
 from reparamkit.recipe import load_recipe
-from reparamkit.registry import default_registry
 from reparamkit.rules.conv import each
 
 __all__ = [

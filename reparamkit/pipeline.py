@@ -21,17 +21,18 @@ import torch
 from torch import nn
 
 from reparamkit.check import checked_example, checked_model, expectations
+from reparamkit.edit import Rewrite
 from reparamkit.errors import RecipeError, Refusal
 from reparamkit.example_form import form_of
-from reparamkit.host import Rewrite
 from reparamkit.keymap import key_map, keys_of, moved
+from reparamkit.loading import build_or_default
 from reparamkit.observe import observe_ranks
 from reparamkit.plan import Plan, make_plan
 from reparamkit.planned import Planned
 from reparamkit.policy import Policy
 from reparamkit.progress import watched
 from reparamkit.recipe import Recipe, load_recipe
-from reparamkit.registry import Registry, build_or_default
+from reparamkit.registry import Registry
 from reparamkit.report import Report
 from reparamkit.splice import Journal, Steps, copied, splice
 from reparamkit.steps import steps_of

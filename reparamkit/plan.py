@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from reparamkit.decide import Candidate, Chooser
+from reparamkit.edit import Edit, Rewrite
 from reparamkit.emit import Emitted
 from reparamkit.errors import Refusal
 from reparamkit.flow import Flow, Value
-from reparamkit.host import Edit, Rewrite, frozen, host
+from reparamkit.host import host
 from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
 from reparamkit.naming import name_and_write
@@ -23,6 +24,7 @@ from reparamkit.probe import probe
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
 from reparamkit.report import Report
+from reparamkit.rewrite import frozen
 from reparamkit.rules import probe as measured
 from reparamkit.scope import Scope, allowed_here, out_of_scope, scopes_of, switched_on, transforms_of
 from reparamkit.summary import report_of

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from reparamkit.edit import Edit
     from reparamkit.flow import Flow
-    from reparamkit.host import Edit
 
 
 @dataclass(frozen=True)

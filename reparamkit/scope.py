@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from reparamkit.edit import Edit
 from reparamkit.errors import RecipeError, Refusal
-from reparamkit.host import Edit
 from reparamkit.recipe import Block, Expect, Match, Recipe
 from reparamkit.standin import StandIn
 

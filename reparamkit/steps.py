@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import nn
 
+from reparamkit.edit import Swap
 from reparamkit.emit import removed_by
-from reparamkit.host import Swap
 from reparamkit.lower import neutral
 from reparamkit.paths import below
 from reparamkit.plan import Plan

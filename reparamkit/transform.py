@@ -16,7 +16,6 @@ from reparamkit.block import Block, Seen
 from reparamkit.emit import Emitted, emit_graph
 from reparamkit.errors import PluginError, Refusal, ReparamError
 from reparamkit.flow import Flow, Frame
-from reparamkit.host import unwritable
 from reparamkit.keymap import Move, keys_of
 from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
@@ -25,6 +24,7 @@ from reparamkit.observe import observe
 from reparamkit.paths import below, joined, module_at, within
 from reparamkit.prove_block import prove_block
 from reparamkit.ranges import Ranges
+from reparamkit.rewrite import unwritable
 from reparamkit.rule import Rewritten, Transform
 from reparamkit.scope import allowed_here, switched_on, transforms_of
 from reparamkit.splice import Journal, Steps, splice

@@ -26,8 +26,8 @@ from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.reference import ConvRun, LinearRun, run_module, run_value, summed_up
 
 if TYPE_CHECKING:
+    from reparamkit.edit import Edit
     from reparamkit.flow import Flow, Value
-    from reparamkit.host import Edit
     from reparamkit.rule import RuleSet
 
 _CHEAP = 2e7  # products a second proof, on the other parity of every axis, may cost

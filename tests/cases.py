@@ -9,11 +9,11 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from reparamkit.loading import build
 from reparamkit.merge import Algebra, Like, Term
 from reparamkit.operators import Conv, ConvTranspose, Operator, Scale, Stencil, conv, stencil, vector
 from reparamkit.operators.conv import Pad
 from reparamkit.operators.conv_transpose import conv_transpose
-from reparamkit.registry import build
 
 RULES = build(autoload=False).merge
 ALGEBRA = Algebra(RULES)

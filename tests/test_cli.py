@@ -21,8 +21,8 @@ from typer.testing import CliRunner, Result
 
 import reparamkit
 from reparamkit.cli.app import app
+from reparamkit.loading import build
 from reparamkit.model_source import ModelSourceError, load_model
-from reparamkit.registry import build
 
 MODELS = '''
 import torch

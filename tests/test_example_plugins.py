@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import reparamkit
-from reparamkit.registry import build, default_registry
+from reparamkit.loading import build, default_registry
 
 FOLDERS = sorted(p.parent for p in (Path(__file__).parent.parent / "plugins").glob("*/pyproject.toml"))
 

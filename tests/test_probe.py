@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import reparamkit
+from reparamkit.loading import default_registry
 from reparamkit.probe import probe
 from reparamkit.probe.blackbox import Unmeasurable
 from reparamkit.probe.measure import Work, measure
-from reparamkit.registry import default_registry
 from reparamkit.rules.probe import Measured
 from reparamkit.survey import survey
 from tests.helpers import Fn, assert_same, codes, conv_bn, convert, counts, inputs, merged_rules, randomize

@@ -130,7 +130,7 @@ def run(code: str) -> str:
 
 
 def test_import_costs_neither_torch_nor_a_plugin() -> None:
-    assert run("import sys, reparamkit; print('torch' in sys.modules, 'reparamkit.registry' in sys.modules)") == (
+    assert run("import sys, reparamkit; print('torch' in sys.modules, 'reparamkit.loading' in sys.modules)") == (
         "False False"
     )
 

@@ -153,7 +153,7 @@ class TestScaffold:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), root])}
         environment["REPARAMKIT_LOAD_PLUGINS"] = "my-layers"
         code = (
-            "from reparamkit.registry import default_registry as r; print('my-layers/shift_and_scale' in r().rule_ids)"
+            "from reparamkit.loading import default_registry as r; print('my-layers/shift_and_scale' in r().rule_ids)"
         )
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "True"

@@ -15,9 +15,9 @@ from reparamkit.checkpoint.file import read
 from reparamkit.checkpoint.names import upstream_names
 from reparamkit.checkpoint.provenance import example_in, has_upstream_names, recipe_in, wants_channels_last
 from reparamkit.errors import CheckpointError
+from reparamkit.loading import default_registry
 from reparamkit.pipeline import RecipeLike, apply
 from reparamkit.recipe import load_recipe
-from reparamkit.registry import default_registry
 
 if TYPE_CHECKING:
     from reparamkit.pipeline import Plugins

@@ -12,9 +12,9 @@ from reparamkit.checkpoint.file import safetensors_module, write
 from reparamkit.checkpoint.names import upstream_names as named
 from reparamkit.checkpoint.provenance import UPSTREAM, checked_recipe_file, metadata_of, write_recipe
 from reparamkit.errors import CheckpointError
+from reparamkit.loading import default_registry
 from reparamkit.output import checked_target
 from reparamkit.recipe import load_recipe
-from reparamkit.registry import default_registry
 
 if TYPE_CHECKING:
     from reparamkit.pipeline import RecipeLike

@@ -56,7 +56,7 @@ def started(
 
 def registry() -> Registry:
     """The registry; plugins that cannot be loaded are listed by this command and no reason to warn here."""
-    from reparamkit.registry import default_registry
+    from reparamkit.loading import default_registry
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="reparamkit plugin")

@@ -27,9 +27,10 @@ from reparamkit.expand.preserve import preserve
 from reparamkit.expand.read import branches_of
 from reparamkit.expand.report import ExpandedLayer, Expansion
 from reparamkit.expand.statistics import settle
+from reparamkit.loading import build_or_default
 from reparamkit.pipeline import Plugins, RecipeLike
 from reparamkit.recipe import Recipe, load_recipe
-from reparamkit.registry import Registry, build_or_default
+from reparamkit.registry import Registry
 from reparamkit.splice import Journal, Steps, copied, splice
 from reparamkit.standin import StandIn
 from reparamkit.survey import survey

@@ -86,7 +86,7 @@ def _branch_problems(recipe: Recipe, ops: Ops | None) -> list[Problem]:
         return []
     # Only here: the operations build modules, and torch takes seconds to import.
     from reparamkit.expand.read import read_section
-    from reparamkit.registry import default_registry
+    from reparamkit.loading import default_registry
 
     known = default_registry().branch_ops if ops is None else ops
     sections = enumerate(recipe.expand)

@@ -1,13 +1,10 @@
 """The built-in rules, one idea a file; each file's docstring is its formula, its conditions, its source.
 
-They are a plugin like any other (named "core"): handed over through the same hook, switched off by id.
+`reparamkit.core` hands them over as the plugin "core".
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from reparamkit.hookspecs import hookimpl
 from reparamkit.rule import Rule
 from reparamkit.rules import (
     averaging,
@@ -33,9 +30,6 @@ from reparamkit.rules import (
     unshare,
 )
 
-if TYPE_CHECKING:
-    from reparamkit.branch import BranchOp
-
 CORE: tuple[Rule, ...] = (
     *conv.rules,
     *linear.rules,
@@ -59,17 +53,3 @@ CORE: tuple[Rule, ...] = (
     *unshare.rules,
     *probe.rules,
 )
-
-
-@hookimpl
-def reparamkit_rules() -> tuple[Rule, ...]:
-    """The built-in rules."""
-    return CORE
-
-
-@hookimpl
-def reparamkit_branches() -> tuple[BranchOp, ...]:
-    """The built-in operations of branches."""
-    from reparamkit.expand.ops import CORE as OPS  # only here: they are built on rules
-
-    return OPS
