@@ -68,7 +68,7 @@ class _Loader:
         dist = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "?"
         try:
             plugin = None if self.manager.has_plugin(entry.name) else entry.load()
-        except Exception as error:  # an import may fail in any way; it is reported, not raised
+        except (Exception, SystemExit) as error:  # an import may fail in any way; it is reported, not raised
             self.failures.append(LoadFailure(entry.name, dist, f"{type(error).__name__}: {error}"))
             return
         self.add(entry.name, plugin, dist)

@@ -75,6 +75,9 @@ def _reason(prefix: str, error: Exception) -> str:
 
 
 def _timm(name: str) -> Any:
+    # hf-hub:OWNER/NAME and local-dir:PATH are fetched, or read, by timm.
+    if ":" in name or "/" in name:
+        raise ModelSourceError("RK920", f"model 'timm:{name}': expected the name of an architecture (repvgg_a0)")
     return import_module("timm").create_model(name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 from functools import reduce
@@ -23,9 +24,10 @@ from tests import cases
 from tests.cases import ALGEBRA, LIKE, RULES, assert_equal, attempt, draw, geometry, run, samples, term
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
-COMPOSED = settings(max_examples=2500)
-SUMS = settings(max_examples=2000)
-LAWS = settings(max_examples=400)
+SHARE = 16 if "MUTANT_UNDER_TEST" in os.environ else 1  # mutmut runs them for each of its changes
+COMPOSED = settings(max_examples=2500 // SHARE)
+SUMS = settings(max_examples=2000 // SHARE)
+LAWS = settings(max_examples=400 // SHARE)
 
 
 def agree(made: Term, parts: list[Operator], channels: int, nd: int, reference: Any) -> None:

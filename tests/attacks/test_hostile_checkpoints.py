@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import struct
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -42,13 +41,10 @@ def refused(file: Path, code: str) -> str:
     """The message; the model that should have got the weights is as it was."""
     target = model()
     before = snapshot(target)
-    with warnings.catch_warnings(), pytest.raises(CheckpointError) as caught:
-        warnings.simplefilter("ignore")
+    with pytest.raises(CheckpointError) as caught:
         load_weights(target, file)
     assert caught.value.code == code
-    assert_untouched(target, before)
-    with warnings.catch_warnings(), pytest.raises(CheckpointError):
-        warnings.simplefilter("ignore")
+    with pytest.raises(CheckpointError):
         load(target, file)
     assert_untouched(target, before)
     return str(caught.value)
@@ -144,6 +140,7 @@ STRANGE: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse")
 @pytest.mark.parametrize(("content", "code"), STRANGE.values(), ids=STRANGE.keys())
 @pytest.mark.hazard(row="S9", code="RK911", summary="tensors that are not the model's: keys, shapes, kinds")
 def test_s9_tensors_that_do_not_fit(content: Any, code: str, harmless: Path) -> None:
@@ -163,7 +160,7 @@ def test_s9_recipe_in_the_header(text: str, harmless: Path) -> None:
     save_file({k: v.contiguous() for k, v in state().items()}, file, metadata={"reparamkit.recipe": text})
     target = model()
     before = snapshot(target)
-    with pytest.raises(CheckpointError, match="RK910.*no.* one|RK910.*not one"):
+    with pytest.raises(CheckpointError, match="RK910"):
         load(target, file)
     assert_untouched(target, before)
 

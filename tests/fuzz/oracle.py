@@ -161,7 +161,7 @@ def _compare(wanted: list[Ran], got: list[Ran], report: Report) -> None:
 
 
 def gap(a: Any, b: Any) -> float:
-    """Largest difference relative to the largest value, or to one where all are small; infinite if built differently."""
+    """Largest difference relative to the largest value, or to one; infinite where they are built differently."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         if a.shape != b.shape or a.dtype != b.dtype:
             return float("inf")
