@@ -11,7 +11,7 @@ PLUGINS := $(wildcard plugins/*/pyproject.toml)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format bench docs clean
+.PHONY: demo test test-oldest fuzz mutants lint format bench docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/reparamkit demo
@@ -19,6 +19,22 @@ demo: $(VENV)/.demo
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS)
 	for plugin in $(dir $(PLUGINS)); do $(BIN)/python -m pytest $$plugin || exit 1; done
+
+# The core on the oldest torch that is supported; what needs a newer one, or an extra, is skipped.
+test-oldest:
+	$(MAKE) $(VENV)-oldest/.oldest VENV=$(VENV)-oldest TORCH="torch==2.6.0 torchvision==0.21.0 numpy"
+	$(VENV)-oldest/bin/python -m pytest -n $(JOBS) -m "not zoo" tests
+
+# Generated models against what they compute; MODELS=1000 FIRST=0 for fewer, or others.
+MODELS ?= 100000
+FIRST  ?= 0
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --models $(MODELS) --first $(FIRST) --jobs $(JOBS)
+
+# Small changes of operators/, merge.py and rules/ that the tests of the algebra do not notice. Takes hours.
+mutants: $(VENV)/.dev
+	$(BIN)/mutmut run --max-children $(JOBS)
+	$(BIN)/mutmut results
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -38,7 +54,7 @@ bench: $(VENV)/.dev
 	for file in $(filter-out benchmarks/coverage.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:
-	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest mutants build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Each stamp is made once, and again only when what it depends on changed: the second run starts at once.
 # torch comes first and alone, so that no later step picks another build of it.
@@ -47,6 +63,10 @@ $(VENV)/.torch:
 	  || { echo "$(PYTHON) is older than 3.11; say which one to use: make PYTHON=python3.13"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) $(TORCH)
+	@touch $@
+
+$(VENV)/.oldest: $(VENV)/.torch pyproject.toml
+	$(PIP) -e '.[cli,safetensors,report,test]'
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.torch pyproject.toml

@@ -240,6 +240,7 @@ def test_too_many_ways_are_refused() -> None:
     assert "RK604" in codes(report)
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="torch.cat of torch 2.6 takes no symbol for its list")
 def test_a_forward_that_converts_a_list_or_a_tensor() -> None:
     """DenseNet's layer takes either; it is the same afterwards."""
 

@@ -31,6 +31,21 @@ TERMINAL = (
     "\u202e",
     "\0",
 )
+HELD = """
+import torch
+from torch import nn
+
+class Held(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layers = {{n.replace(".", "_"): nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)) for n in {names!r}}}
+        self.held = nn.ModuleDict(layers)
+
+    def forward(self, x):
+        for layer in self.held.values():
+            x = torch.relu(layer(x))
+        return x
+"""
 MARKUP = ("[red]", "[link=http://x]", "[/]", "[bold blink]", ":smile:")
 
 
@@ -58,7 +73,6 @@ def test_s12_names_in_html(name: str, attacking: list[str]) -> None:
     assert page.count("<script") == 1
     assert not re.search(r"<[^>]*\son\w+\s*=", page)
     assert "49" not in re.findall(r"<title>(.*?)</title>", page, re.DOTALL)[0]
-    attacking.clear() if not any("writes" in event for event in attacking) else None
 
 
 def command(*args: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
@@ -69,22 +83,7 @@ def command(*args: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
 @pytest.mark.hazard(row="S13", code="-", summary="escape sequences and markup in names, on a terminal")
 def test_s13_names_on_a_terminal(harmless: Path) -> None:
     pytest.importorskip("typer")
-    lines = ["import torch", "from torch import nn", f"NAMES = {[*TERMINAL, *MARKUP]!r}", "def make():"]
-    lines += ["    layers = lambda: nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2))"]
-    lines += [
-        "    held = nn.ModuleDict({n.replace('.', '_'): layers() for n in NAMES})",
-        "    return nn.Sequential(*held.values(), held)",
-    ]
-    lines += ["class Held(nn.Module):", "    def __init__(self):", "        super().__init__()"]
-    lines += [
-        "        self.held = nn.ModuleDict({n.replace('.', '_'): nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)) for n in NAMES})"
-    ]
-    lines += [
-        "    def forward(self, x):",
-        "        for m in self.held.values(): x = torch.relu(m(x))",
-        "        return x",
-    ]
-    (harmless / "evil.py").write_text("\n".join(lines))
+    (harmless / "evil.py").write_text(HELD.format(names=[*TERMINAL, *MARKUP]))
     done = command("plan", "--model", "evil:Held", folder=harmless)
     assert done.returncode == 0, done.stderr
     shown = (done.stdout + done.stderr).decode()
