@@ -61,7 +61,7 @@ def test_s14_plugins_can_be_switched_off(variable: str, value: str, wanted: str,
 @pytest.mark.hazard(row="S14", code="RK802", summary="a plugin that breaks at import breaks nothing else")
 def test_s14_a_broken_plugin(installed: Path) -> None:
     (installed / "reparamkit_loud.py").write_text("raise SystemExit('gone')\n")
-    code = f"{USE}\nfrom reparamkit.registry import default_registry\nprint(len(default_registry().failures))"
+    code = f"{USE}\nfrom reparamkit.loading import default_registry\nprint(len(default_registry().failures))"
     assert run(code, installed) == "1"
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from reparamkit.lift import Lifter
+from reparamkit.loading import default_registry
 from reparamkit.merge import Algebra
 from reparamkit.model_source import ModelSourceError, load_model
-from reparamkit.registry import default_registry
 from reparamkit.survey import survey
 from tests.hazards.models import bn, same
 from tests.hazards.test_c_attributes import Doubled
