@@ -36,14 +36,15 @@ FORMS: dict[str, Callable[[nn.Module], nn.Module]] = {
 def main() -> None:
     args = arguments()
     torch.set_num_threads(1)
-    for name in args.models or MODELS:
+    for name in () if args.measured else args.models or MODELS:
         for batch in args.batch:
             result = measure(name, batch, args.engines, args.rounds)
             print(json.dumps(result, indent=None if args.rounds else 1)[:400], flush=True)
             with args.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(result) + "\n")
     if args.page:
-        args.page.write_text(page(args.results, machine()), encoding="utf-8")
+        text = "\n".join([page(args.results, machine()), *(f.read_text(encoding="utf-8") for f in args.also)])
+        args.page.write_text(text, encoding="utf-8")
 
 
 def measure(name: str, batch: int, engines: list[str], rounds: int) -> dict[str, Any]:
@@ -118,6 +119,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="rounds of timing; 0 counts only")
     parser.add_argument("--results", type=Path, default=Path("deploy.jsonl"), help="appended to")
     parser.add_argument("--page", type=Path, help="write the page with all that is in the results")
+    parser.add_argument("--measured", action="store_true", help="measure nothing: the page from what is there")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="what the other scripts print, for the page")
     args = parser.parse_args()
     unknown = set(args.models) - set(MODELS)
     if unknown:

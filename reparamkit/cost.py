@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from reparamkit.job import Job
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Stencil
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class Cost:
         buffers: numbers stored beside them, such as statistics.
         traffic: activations written per position.
         ops: kernels launched.
+        jobs: what is to be run, where the policy wants it timed; `None` for what cannot be.
     """
 
     macs: float = 0.0
@@ -29,6 +31,7 @@ class Cost:
     buffers: float = 0.0
     traffic: float = 0.0
     ops: int = 0
+    jobs: tuple[Job | None, ...] = ()
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -37,11 +40,17 @@ class Cost:
             self.buffers + other.buffers,
             self.traffic + other.traffic,
             self.ops + other.ops,
+            self.jobs + other.jobs,
         )
 
     def at(self, density: float) -> Cost:
         """The cost, given for one position of a result, for `density` of them."""
         return replace(self, macs=self.macs * density, traffic=self.traffic * density)
+
+    def at_most(self, other: Cost) -> bool:
+        """Whether no work is more than in `other`."""
+        pairs = ((self.macs, other.macs), (self.traffic, other.traffic), (self.ops, other.ops))
+        return all(mine <= theirs * (1 + 1e-9) for mine, theirs in pairs)
 
     @property
     def score(self) -> float:

@@ -23,7 +23,9 @@ from reparamkit.rules.sizes import channels_of
 
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Value
+    from reparamkit.job import Bench
     from reparamkit.merge import Algebra, Term
+    from reparamkit.operators import Operator
     from reparamkit.policy import Policy
 
 _Key = tuple["Value", "Value"]
@@ -75,12 +77,14 @@ class Chooser:
         policy: the policy.
         feasible: a last word on each candidate: a `Refusal` when no edit of the model can express it. It is the
             dearest question, so it is asked about the cheapest way only; when it says no, the next one is found.
+        bench: what jobs are run on, when the policy wants ways timed.
         refusals: what was refused on the way, one for each value.
     """
 
     algebra: Algebra
     policy: Policy
     feasible: Callable[[Candidate], Refusal | None]
+    bench: Bench | None = None
     refusals: dict[Value, Refusal] = field(default_factory=dict)
     _memo: dict[_Key, _Best] = field(default_factory=dict)
     _found: dict[_Key, list[Candidate]] = field(default_factory=dict)
@@ -140,7 +144,7 @@ class Chooser:
         for candidate in self._candidates(value, origin):
             rest = self._best(candidate.source, origin)
             cost = candidate.after + rest.cost
-            if self.policy.score(cost) >= self.policy.score(best.cost) - 1e-9:
+            if not self.policy.prefers(cost, best.cost):
                 if value.cost is not None:
                     self._tell(value, candidate)
                 continue
@@ -225,7 +229,8 @@ class Chooser:
             before += self._own_cost(v)
         front = term.op.front if isinstance(term.op, Arranged) else None
         behind = None if front is None else front.before(made.op.nd or 0)
-        return Candidate(source, value, values, made, before, cost_of(made.op, value.density), behind)
+        after = self._with_job(cost_of(made.op, value.density), made.op, value)
+        return Candidate(source, value, values, made, before, after, behind)
 
     def _too_dear(self, candidate: Candidate) -> Refusal | None:
         before, after = candidate.before, candidate.after
@@ -240,8 +245,22 @@ class Chooser:
 
     def _own_cost(self, value: Value) -> Cost:
         if value not in self._costs:
-            self._costs[value] = _own_cost(value)
+            cost = _own_cost(value)
+            op = None if value.term is None else value.term.op
+            if value.parts or value.idle or value.cost is not None:
+                op = None
+            self._costs[value] = self._with_job(cost, op, value)
         return self._costs[value]
+
+    def _with_job(self, cost: Cost, op: Operator | None, value: Value) -> Cost:
+        """The cost with what there is to run: `op`, or without one what `value` itself does."""
+        if self.bench is None or not cost.ops:
+            return cost
+        channels = channels_of(value) or 1
+        if op is not None:
+            return replace(cost, jobs=(self.bench.job_of(op, value.density, channels),))
+        add = self.bench.job("add", channels, value.density) if value.terms or value.idle else None
+        return replace(cost, jobs=(add,) * cost.ops)
 
 
 def _is_free(value: Value) -> bool:

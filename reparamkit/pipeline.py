@@ -22,7 +22,7 @@ from torch import nn
 
 from reparamkit.check import checked_example, checked_model, expectations
 from reparamkit.edit import Rewrite
-from reparamkit.errors import RecipeError, Refusal
+from reparamkit.errors import ModelError, RecipeError, Refusal
 from reparamkit.example_form import form_of
 from reparamkit.keymap import key_map, keys_of, moved
 from reparamkit.loading import build_or_default
@@ -94,6 +94,8 @@ def plan(
     registry.check_ids([*loaded.disabled_ids(), *(r for b in loaded.blocks for r in b.rule_ids() or ())])
     chosen = policy if isinstance(policy, Policy) else registry.policy(policy or loaded.policy)
     checked_example(example_inputs)
+    if chosen.better is not None and example_inputs is None:
+        raise ModelError("RK104", f"policy {chosen.name} times layers: pass example_inputs of the size it will see")
     found = survey(model, registry)
     if example_inputs is not None:
         observe_ranks(found, model, example_inputs)
@@ -151,7 +153,7 @@ def apply(
         recipe: a file, the name of a shipped recipe, YAML text, a mapping, a `Recipe`; by default "auto":
             everything exact that pays.
         inplace: change `model` itself; otherwise it is not touched and a converted copy is returned.
-        policy: overrides the recipe's policy ("cheaper", "always").
+        policy: overrides the recipe's policy ("cheaper", "always", "measured").
         verify: prove every merge in float64 before it is made. A number is the tolerance.
         plugins: modules with hooks, beside the installed plugins.
         example_inputs: a tensor, a tuple of arguments or a dict of keyword arguments. With it the whole model is

@@ -14,6 +14,7 @@ from reparamkit.emit import Emitted
 from reparamkit.errors import Refusal
 from reparamkit.flow import Flow, Value
 from reparamkit.host import host
+from reparamkit.job import Bench
 from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
 from reparamkit.naming import name_and_write
@@ -190,8 +191,15 @@ def _choose(
             hosts[candidate] = edit
         return refusal
 
-    chooser = Chooser(algebra, plan.policy, feasible)
+    chooser = Chooser(algebra, plan.policy, feasible, _bench(plan, flow))
     return _Choice(tuple(hosts[c] for c in chooser.choose(flow)), chooser.refusals)
+
+
+def _bench(plan: Plan, flow: Flow) -> Bench | None:
+    """What the ways through a flow are timed on, if the policy wants that and the size of its input is known."""
+    shape = plan.survey.sizes_in.get(flow.path)
+    like = next((v.term.like for v in flow.values if v.term is not None and v.term.like is not None), None)
+    return None if plan.policy.better is None or shape is None or like is None else Bench(shape, like)
 
 
 def _chosen(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> _Choice:

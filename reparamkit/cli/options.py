@@ -20,7 +20,10 @@ RecipeOption = Annotated[
     str, typer.Option("--recipe", "-r", metavar="RECIPE", help="A shipped recipe's name, or a YAML file.")
 ]
 PolicyOption = Annotated[
-    str | None, typer.Option("--policy", metavar="NAME", help="Overrides the recipe's: cheaper, always.")
+    str | None,
+    typer.Option(
+        "--policy", metavar="NAME", help="Overrides the recipe's: cheaper, always, measured (needs example inputs)."
+    ),
 ]
 WeightsOption = Annotated[
     Path | None,

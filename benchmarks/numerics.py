@@ -1,0 +1,60 @@
+"""How exact merged weights are: reparamkit and timm's converter against the same arithmetic in float64.
+
+A fresh copy of each model in each dtype is converted by both; truth is timm's converter on those weights in float64.
+Models whose float64 twin timm cannot make (RepViT becomes float32), or leaves batch norms in, are not in the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+
+import torch
+from deployed.models import author, build
+from torch import Tensor, nn
+
+import reparamkit
+
+MODELS = {"repvgg_a0": "repvgg", "repvgg_b1": "repvgg", "mobileone_s0": "mobileone", "mobileone_s1": "mobileone"}
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def rounded(model: nn.Module, truth: dict[str, Tensor]) -> tuple[float, float]:
+    """Percent of the parameters that are the closest number of their dtype, and the root mean square error."""
+    right = total = 0
+    square = 0.0
+    for name, parameter in model.named_parameters():
+        got, exact = parameter.detach(), truth[name]
+        right += int((got == exact.to(got.dtype)).sum())
+        total += got.numel()
+        square += float((got.double() - exact).square().sum())
+    return 100 * right / total, (square / total) ** 0.5
+
+
+def row(name: str, recipe: str, dtype: torch.dtype) -> str:
+    model = build(name).to(dtype)
+    truth = {k: p.detach() for k, p in author(copy.deepcopy(model).double()).named_parameters()}
+    theirs, ours = rounded(author(model), truth), rounded(reparamkit.apply(model, recipe), truth)
+    by_float32 = rounded(author(copy.deepcopy(model).float()).to(dtype), truth)
+    cells = [f"{percent:.2f} %, {error:.2e}" for percent, error in (theirs, by_float32, ours)]
+    return f"| {name} | {str(dtype).removeprefix('torch.')} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    print("## How exact merged weights are\n")
+    print(
+        "Written by `python benchmarks/numerics.py`: weights that are the closest number of their dtype to the float64"
+    )
+    print(
+        "result, and the root mean square error. timm folds in the model's dtype; the next column folds in float32 and"
+    )
+    print("casts.\n")
+    print("| model | dtype | timm | timm in float32, then cast | reparamkit |\n|---|---|---|---|---|")
+    for name, recipe in MODELS.items():
+        for dtype in DTYPES:
+            print(row(name, recipe, dtype), flush=True)
+
+
+if __name__ == "__main__":
+    main()
