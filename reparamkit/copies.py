@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from reparamkit.errors import ModelError
-from reparamkit.paths import joined, modules_under
+from reparamkit.paths import joined, module_at, modules_under
 
 WITHOUT_EXAMPLE = "leave out example_inputs, since a model is never run itself"
 
@@ -25,9 +25,19 @@ def copy_of(model: nn.Module, memo: dict[int, Any] | None = None, *, instead: st
         ModelError: RK110 when something in the model cannot be copied, with its path.
     """
     try:
-        return _deep_copy(model, {} if memo is None else memo)
+        made = _deep_copy(model, {} if memo is None else memo)
     except Exception as error:
         raise ModelError("RK110", f"{_uncopyable(model)}: {type(error).__name__}: {error}; {instead}") from error
+    _keep_modes(model, made)
+    return made
+
+
+def _keep_modes(model: nn.Module, made: nn.Module) -> None:
+    """The modes of `model`: what torch copies of a `GraphModule` (torchvision's extractors) is in training mode."""
+    for path, module in modules_under(model):
+        twin = module_at(made, path)
+        if twin is not None:
+            twin.training = module.training
 
 
 def _deep_copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:

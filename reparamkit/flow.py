@@ -59,6 +59,7 @@ class Value:
         stacked: what it is a stack of.
         split: its module is an operator first and something else then; this value is the operator.
         tail: its module is something else first and an operator then; this value is the operator.
+        packed: values by index or key, when it is a list, tuple or dictionary that they are picked from.
         generated: it has a kernel that its forward computes from parameters.
         cost: what it costs a position, where its operator does not tell.
         stored: numbers stored for it, where they are fewer than its operator has.
@@ -87,6 +88,7 @@ class Value:
     stacked: Stacked | None = None
     split: Split | None = None
     tail: Tail | None = None
+    packed: dict[Any, Value] | None = None
     generated: bool = False
     cost: Cost | None = None
     stored: int | None = None

@@ -7,6 +7,7 @@ boundaries, and their inside is a flow of its own.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -216,7 +217,12 @@ class Lifter:
         return self.survey.ranks_out.get(path) if known is None else known
 
     def _tuple(self, flow: Flow, frame: Frame, node: fx.Node, inner: Frame) -> Value:
-        """A child that returns several values, or none: what it returns is read by something we do not follow."""
+        """A child that returns several values, or none: picked out one by one, or read by what we do not follow."""
+        packed = _packed(frame, node, inner)
+        if packed is not None:
+            value = _new(flow, frame.path, node)
+            value.packed = packed
+            return value
         _escape_outputs(inner)
         inputs = [v for n in inner.traced.graph.nodes if n.op == "output" for v in _inputs(inner, n)]
         return _new(flow, frame.path, node, inputs)
@@ -293,6 +299,9 @@ class Lifter:
         return lift is not None and self._is_no_op(lift, module, node, inputs) and hooked(module, "") is None
 
     def _call(self, flow: Flow, frame: Frame, node: fx.Node) -> Value:
+        picked = frame.values.get(node.args[0]) if node.target is operator.getitem else None  # type: ignore[arg-type]
+        if picked is not None and picked.packed is not None:
+            return picked.packed[node.args[1]]
         inputs = _inputs(frame, node)
         value = _new(flow, frame.path, node, inputs)
         about = self._calls.get(node)
@@ -378,6 +387,17 @@ def _new(flow: Flow, path: str, node: fx.Node, inputs: list[Value] | None = None
         read.users.append(value)
     flow.values.append(value)
     return value
+
+
+def _packed(frame: Frame, node: fx.Node, inner: Frame) -> dict[Any, Value] | None:
+    """What a child returns by index or key, where the caller does nothing but pick values out of it."""
+    made = next(n for n in inner.traced.graph.nodes if n.op == "output").args[0]
+    pairs = made.items() if isinstance(made, dict) else enumerate(made) if isinstance(made, (list, tuple)) else ()
+    parts = {key: inner.values[n] for key, n in pairs if isinstance(n, fx.Node) and n in inner.values}
+    if isinstance(made, (list, tuple)):
+        parts |= {key - len(made): value for key, value in parts.items()}
+    picks = all(u.target is operator.getitem and u.args[0] is node and u.args[1] in parts for u in node.users)
+    return parts if parts and picks and node not in frame.traced.stored else None
 
 
 def _escape(value: Value | None) -> None:

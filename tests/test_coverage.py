@@ -19,9 +19,15 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "coverage.py"
 SAMPLE = {
     "timm:mobileone_s0": (191, 43),
     "timm:lcnetv2_small": (46, 36),
+    "timm:efficientformerv2_s0": (83, 83),
+    "timm:starnet_s050": (35, 35),
+    "timm:tf_efficientnet_b0": (81, 81),
     "torchvision:mobilenet_v3_small": (52, 51),
     "ultralytics:yolov9t": (228, 186),
     "transformers:textnet": (40, 16),
+    "transformers:efficientloftr": (54, 33),
+    "transformers:d_fine": (169, 145),
+    "transformers:rt_detr_v2": (97, 85),
     "transformers:pp_lcnet_v3": (131, 33),
 }
 

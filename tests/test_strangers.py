@@ -144,6 +144,11 @@ MODELS: dict[str, Any] = {
         lambda m, x: F.relu(m.pair(x.to(next(m.parameters()).device))), pair=pair()
     ),
     "to the dtype of a weight": lambda: Fn(lambda m, x: F.relu(m.pair(x.to(m.pair[0].weight.dtype))), pair=pair()),
+    "several outputs": lambda: Fn(
+        lambda m, x: m.norm(m.child(x)["low"]) * torch.sigmoid(m.child2(x)[-1]),
+        child=Fn(lambda m, x: {"low": m.conv(x), "high": F.relu(x)}, conv=nn.Conv2d(C, C, 3, padding=1)),
+        child2=Fn(lambda m, x: [F.relu(x), m.a(x)], a=pair()), norm=nn.BatchNorm2d(C),
+    ),
     "nobody reads": lambda: Fn(lambda m, x: (F.relu(m.a(x)), F.relu(m.b(x)))[0], a=pair(), b=pair()),
 }  # fmt: skip
 

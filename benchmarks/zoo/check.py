@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ def check(spec: str) -> dict[str, Any]:
     again = reparamkit.apply(deploy, return_report=True)[1].merged if reparamkit.plan(deploy).edits else ()
     if again:
         problems.append(f"a second conversion makes {len(again)} more merges")
-    own = _own(built, wanted)
+    own = _own(built, wanted, before)
     if own.counts is not None and not own.drops and any(after[k] > own.counts[k] for k in ("conv", "norm")):
         problems.append("less merged than by the package's own converter")
     return {
@@ -62,7 +61,7 @@ def check(spec: str) -> dict[str, Any]:
         "error": error,
         "seconds": round(seconds, 3),
         "merged": len(report.merged),
-        "left": _left(deploy, built.inputs, report),
+        "left": _left(deploy, built.inputs, report) if after["norm"] else {"codes": {}, "silent": []},
         "refused": dict(Counter(r.code for r in report.refused)),
         "untraceable": [f"{r.where}: {r.reason}" for r in report.untraceable],
         "problems": problems,
@@ -184,12 +183,16 @@ class _Own:
     error: str = ""
 
 
-def _own(built: Built, wanted: Any) -> _Own:
-    """The package's own converter, in float32 as it wants it."""
+def _own(built: Built, wanted: Any, before: dict[str, int]) -> _Own:
+    """The package's own converter, in float32 as it wants it; `before` are the kernels of the model as it was."""
     if built.own is None:
         return _Own()
     try:
-        converted = built.own(copy.deepcopy(built.fresh()))
+        plain = built.fresh()
+        layers = [type(module) for module in plain.modules()]
+        converted = built.own(plain)
+        if layers == [type(module) for module in converted.modules()]:
+            return _Own(before)
         out, counts = run(converted.float().eval(), _floats(built.inputs))
     except Exception as error:  # foreign code; that it fails is worth a note in the row
         return _Own(error=f"{type(error).__name__}: {error}".split("\n")[0][:120])

@@ -119,7 +119,7 @@ def _timm(name: str) -> Built:
     fresh = _seeded(lambda: timm.create_model(name, **SHALLOW.get(name, {})))
     model: Any = fresh()
     size = model.pretrained_cfg["input_size"]
-    return Built(model, (images(2, *size),), fresh, reparameterize_model)
+    return Built(model, (images(1, *size),), fresh, reparameterize_model)
 
 
 def _torchvision(name: str) -> Built:
@@ -148,9 +148,9 @@ def _torchvision_inputs(name: str, detects: bool) -> Any:
     if name.startswith(("s3d", "mvit")):
         return (images(1, 3, 16, 224, 224),)
     if name == "inception_v3":
-        return (images(2, 3, 299, 299),)
+        return (images(1, 3, 299, 299),)
     fixed = name.startswith(("vit", "maxvit", "swin", "alexnet", "vgg"))
-    return (images(2, 3, 224, 224) if fixed else images(2, 3, 128, 160),)
+    return (images(1, 3, 224, 224) if fixed else images(1, 3, 128, 160),)
 
 
 def _ultralytics(name: str) -> Built:
