@@ -7,6 +7,8 @@ expanded from scratch by a recipe; the plain one is that VGG itself. After train
 
     python benchmarks/training.py --json training.json           # both data sets, about ten minutes on one core
     python benchmarks/training.py digits --seeds 2 --epochs 3    # a quick look
+    python benchmarks/training.py --variant dbb --json dbb.json  # one variant again
+    python benchmarks/training.py --from training.json --from dbb.json    # the later file counts
     python benchmarks/training.py --plot docs/training.svg --from training.json
 """
 
@@ -124,11 +126,11 @@ def saved_for_backward(model: nn.Module, x: Tensor) -> int:
     return sum(kept.values())
 
 
-def step_ratios(data_name: str, data: Data, rounds: int = 15) -> dict[str, list[float]]:
+def step_ratios(data_name: str, data: Data, names: list[str], rounds: int = 15) -> dict[str, list[float]]:
     """Seconds of a training step of each variant, all in turn, so that whatever else the machine does hits all."""
     x, y = data.train_x[:BATCH], data.train_y[:BATCH]
-    models = {name: variant(name, data_name).train() for name in VARIANTS}
-    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    models = {name: variant(name, data_name).train() for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for round_ in range(rounds + 2):
         for name, model in models.items():
             start = time.perf_counter()
@@ -159,20 +161,34 @@ def one(name: str, data_name: str, data: Data, seed: int, epochs: int) -> dict[s
     }
 
 
-def measure(names: list[str], seeds: int, epochs: int) -> dict[str, Any]:
+def measure(data_names: list[str], names: list[str], seeds: int, epochs: int) -> dict[str, Any]:
     runs, costs = [], []
-    for data_name in names:
+    for data_name in data_names:
         data = load(data_name)
-        times = step_ratios(data_name, data)
-        for name in VARIANTS:
+        times = step_ratios(data_name, data, list(dict.fromkeys(["plain", *names])))
+        for name in names:
             relative = sorted(a / b for a, b in zip(times[name], times["plain"], strict=True))
             kept = saved_for_backward(variant(name, data_name), data.train_x[:BATCH])
             costs.append({"data": data_name, "variant": name, "step": statistics.median(relative), "kept": kept})
         for seed in range(seeds):
-            for name in VARIANTS:
+            for name in names:
                 runs.append(one(name, data_name, data, seed, epochs))
                 print(json.dumps(runs[-1]), flush=True)
     return {"epochs": epochs, "seeds": seeds, "torch": torch.__version__, "runs": runs, "costs": costs}
+
+
+def joined(files: list[Path]) -> dict[str, Any]:
+    """What was measured in several sessions; what a later file has replaces what an earlier one had."""
+    found: dict[str, Any] = {"runs": [], "costs": []}
+    for file in files:
+        later = json.loads(file.read_text(encoding="utf-8"))
+        for key in ("runs", "costs"):
+            new = {(row["data"], row["variant"]) for row in later[key]}
+            found[key] = [row for row in found[key] if (row["data"], row["variant"]) not in new] + later[key]
+    order = list(VARIANTS)
+    for key in ("runs", "costs"):
+        found[key].sort(key=lambda row: (row["data"], order.index(row["variant"])))
+    return found
 
 
 def table(found: dict[str, Any]) -> str:
@@ -218,14 +234,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--json", type=Path, help="write what was measured here")
-    parser.add_argument("--from", dest="source", type=Path, help="read what was measured from here instead")
+    parser.add_argument("--variant", action="append", choices=list(VARIANTS), help="only this one; may be repeated")
+    parser.add_argument("--from", dest="sources", type=Path, action="append", help="read what was measured from here")
     parser.add_argument("--plot", type=Path, help="write a plot here (.svg)")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.source is not None:
-        found = json.loads(given.source.read_text(encoding="utf-8"))
+    if given.sources:
+        found = joined(given.sources)
     else:
-        found = measure(given.data or ["digits", "mnist"], given.seeds, given.epochs)
+        names = given.variant or list(VARIANTS)
+        found = measure(given.data or ["digits", "mnist"], names, given.seeds, given.epochs)
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if given.plot is not None:

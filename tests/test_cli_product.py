@@ -261,6 +261,15 @@ class TestEverywhere:
         done = subprocess.run(command, env={**plain, **colour}, capture_output=True, text=True, check=False)
         assert ("\x1b[3" in done.stderr) == ("FORCE_COLOR" in colour)
 
+    def test_a_warning_is_one_line(self) -> None:
+        code = (
+            "import sys, warnings\nfrom reparamkit.cli import main\n"
+            "sys.argv = ['reparamkit', '--version']\ntry:\n    main()\nexcept SystemExit:\n    pass\n"
+            "warnings.warn('plugin x could not be loaded')"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stderr == "UserWarning: plugin x could not be loaded\n"
+
     def test_help_waits_for_nothing_heavy(self) -> None:
         code = (
             "import sys\nsys.argv = ['reparamkit', '--help']\nfrom reparamkit.cli import main\n"

@@ -19,10 +19,10 @@ BLOCKS = [(kind, text) for kind, text in _BLOCK.findall(README) if not text.star
 
 
 def section(title: str) -> list[tuple[str, str]]:
-    """Kind and text of the blocks between a heading and the next one of its level."""
-    level = title.partition(" ")[0]
+    """Kind and text of the blocks between a heading and the next one of its level or above."""
+    level = len(title.partition(" ")[0])
     body = README.split(f"\n{title}\n", 1)[1]
-    body = re.split(rf"^{level} ", body, maxsplit=1, flags=re.MULTILINE)[0]
+    body = re.split(rf"^#{{2,{level}}} ", body, maxsplit=1, flags=re.MULTILINE)[0]
     return [block for block in _BLOCK.findall(body) if block in BLOCKS]
 
 
@@ -60,9 +60,13 @@ def test_example_3() -> None:
     run(section("### 3. A model from timm"))
 
 
+def test_training() -> None:
+    run([*BLOCKS[:1], *section("## Training")])
+
+
 def test_every_python_block_is_run() -> None:
     titles = [line for line in README.splitlines() if line.startswith("### ")]
-    covered = [*BLOCKS[:2], *(block for title in titles for block in section(title))]
+    covered = [*BLOCKS[:2], *(block for title in (*titles, "## Training") for block in section(title))]
     assert [b for b in BLOCKS if b[0] in ("python", "text")] == [b for b in covered if b[0] in ("python", "text")]
 
 

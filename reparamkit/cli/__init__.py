@@ -8,6 +8,7 @@ screen    text on a terminal
 from __future__ import annotations
 
 import sys
+import warnings
 
 _EXTRA = ("typer", "rich")
 
@@ -21,4 +22,10 @@ def main() -> None:
             raise
         print(f"reparamkit: {error.name} is not installed: pip install 'reparamkit[cli]'", file=sys.stderr)
         raise SystemExit(2) from None
+    warnings.formatwarning = _told
     app(prog_name="reparamkit")
+
+
+def _told(message: Warning | str, category: type[Warning], *place: object) -> str:
+    """A warning in one line: where in the code it was given helps nobody who runs a command."""
+    return f"{category.__name__}: {message}\n"
