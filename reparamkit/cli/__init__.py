@@ -26,6 +26,6 @@ def main() -> None:
     app(prog_name="reparamkit")
 
 
-def _told(message: Warning | str, category: type[Warning], *place: object) -> str:
+def _told(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
     """A warning in one line: where in the code it was given helps nobody who runs a command."""
     return f"{category.__name__}: {message}\n"
