@@ -56,6 +56,7 @@ MODELS: dict[str, list[tuple[str, str]]] = {
     "orepa": [("tests.published.test_orepa:RepVGGBlockOREPA", "1x8x32x32")],
     "pplcnet": [("tests.published.test_paddle:LearnableRepLayer", "1x8x32x32")],
     "ppyoloe": [("tests.published.test_paddle:PPYOLOERepVGGBlock", "1x8x32x32")],
+    "probe": [("tests.test_probe:DiverseBranches", "1x4x32x32")],
     "qarepvgg": [("tests.blocks:QARepVGGBlock", "1x8x32x32")],
     "repadapter": [("tests.published.test_adapters:RepAdapter", "4x10x8")],
     "replknet": [("tests.blocks:RepLKBlock", "1x8x32x32")],
@@ -66,6 +67,7 @@ MODELS: dict[str, list[tuple[str, str]]] = {
     "rtmdet": [("tests.published.test_other_norms:SharedHead", "1x8x32x32")],
     "sesr": [("tests.published.test_expandnet:SESR", "1x1x32x32")],
     "shvit": [("timm:shvit_s1", "1x3x224x224")],
+    "slab": [("tests.published.test_slab:Head", "4x8")],
     "textnet": [("tests.blocks:TextNetBlock", "1x8x32x32")],
     "vanillanet": [("tests.published.test_vanillanet:VanillaBlock", "1x8x32x32")],
     "yolo": [("ultralytics:yolov9t.yaml", "1x3x320x320"), ("ultralytics:yolov10n.yaml", "1x3x320x320")],
@@ -84,6 +86,11 @@ def model_of(spec: str) -> nn.Module:
     return randomize_batch_norm(load_model(spec)) if spec.startswith("tests.") else load_model(spec)
 
 
+def example(model: nn.Module, spec: str) -> torch.Tensor | None:
+    """An example, where only that says how many axes a norm gets."""
+    return example_input(model, "4x8") if spec == "tests.published.test_slab:Head" else None
+
+
 def counts(model: nn.Module) -> dict[str, int]:
     """Convolutions, linear layers and batch norms."""
     return {
@@ -97,7 +104,7 @@ def measured(spec: str, recipe: str, shape: str) -> dict[str, Any]:
     """One model, before and after: counts only."""
     model = model_of(spec)
     x = example_input(model, shape)
-    deploy, report = reparamkit.apply(model, recipe, return_report=True)
+    deploy, report = reparamkit.apply(model, recipe, example_inputs=example(model, spec), return_report=True)
     sides = {
         name: {**counts(m), **{k: getattr(size(m, x), k) for k in ("macs", "parameters", "activations")}}
         for name, m in (("before", model), ("after", deploy))
@@ -107,7 +114,8 @@ def measured(spec: str, recipe: str, shape: str) -> dict[str, Any]:
 
 def picture(spec: str, recipe: str) -> tuple[str, str]:
     """The merge of most operations, drawn."""
-    _, report = reparamkit.apply(model_of(spec), recipe, return_report=True, verify=False)
+    model = model_of(spec)
+    _, report = reparamkit.apply(model, recipe, example_inputs=example(model, spec), return_report=True, verify=False)
     return before_and_after(max(report.merged, key=lambda m: len(m.graph)))
 
 

@@ -10,6 +10,7 @@
 | `ops`        | the built-in operations; `reparamkit.branch` says what one is               |
 | `placed`     | branches as values                                                          |
 | `layer`      | the geometry of a plain layer                                               |
+| `plain`      | a plain layer run with given numbers                                        |
 | `place`      | a branch beside a layer, all numbers settled, borders exact                 |
 | `block`      | the modules that are trained                                                |
 | `online`     | branches that are trained through their merged kernel                       |

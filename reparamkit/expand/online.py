@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from reparamkit.expand.layer import Layer
-from reparamkit.expand.ops.conv import run_layer
+from reparamkit.expand.plain import run_layer
 
 
 class Impulses:

@@ -21,9 +21,10 @@ from reparamkit.expand.block import Branches, Framed
 from reparamkit.expand.carrier import Way, carriers
 from reparamkit.expand.fold import folded, not_one_layer
 from reparamkit.expand.layer import Layer
-from reparamkit.expand.ops.conv import CONVS, run_layer
+from reparamkit.expand.ops.conv import CONVS
 from reparamkit.expand.ops.scale import Scale
 from reparamkit.expand.placed import Placed
+from reparamkit.expand.plain import run_layer
 from reparamkit.registry import Registry
 
 _PADS = (

@@ -53,6 +53,22 @@ class Mlp(nn.Module):
         return x + self.fc2(self.act(self.fc1(self.norm(x))))
 
 
+class Head(nn.Module):
+    """The same norm on pooled tokens ``[N, C]``, in front of the classifier."""
+
+    def __init__(self, c: int = 8, classes: int = 5) -> None:
+        super().__init__()
+        self.alpha, self.bn, self.head = nn.Parameter(torch.ones(1)), nn.BatchNorm1d(c), nn.Linear(c, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.bn(x) + self.alpha * x)
+
+
+@pytest.mark.parametrize("recipe", [None, "slab"])
+def test_norm_of_pooled_tokens_goes_into_the_classifier(recipe: str | None) -> None:
+    collapses(Head(), 1, (3, 8), recipe=recipe, example_inputs=inputs((3, 8)))
+
+
 @LAYOUT
 @pytest.mark.parametrize("recipe", [None, "slab"])
 def test_norm_goes_into_the_linear_layer_behind_it(recipe: str | None) -> None:

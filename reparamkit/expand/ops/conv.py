@@ -14,23 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reparamkit.branch import BranchOp, Channels, Options, PerAxis, Place
-from reparamkit.expand.layer import Layer
 
 CONVS: tuple[Any, ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 FUNCTIONS: tuple[Any, ...] = (F.linear, F.conv1d, F.conv2d, F.conv3d)
 MODES = ("zeros", "reflect", "replicate", "circular")
 Init = Literal["default", "zeros"]
-
-
-def run_layer(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """What a plain layer of this geometry with these numbers makes of `x`."""
-    if not layer.nd:
-        return F.linear(x, weight, bias)
-    pads = [p for pair in reversed(layer.padding) for p in pair]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = F.pad(x, pads, mode) if any(pads) else x
-    result: Tensor = FUNCTIONS[layer.nd](padded, weight, bias, layer.stride, 0, layer.dilation, layer.groups)
-    return result
 
 
 class LinearOptions(Options):
