@@ -25,7 +25,6 @@ from torch import nn
 from reparamkit.checkpoint import load_weights
 from reparamkit.errors import ReparamError
 
-FORMS = "timm:NAME, torchvision:NAME, ultralytics:CFG, hf:CONFIG.json or package.module:callable"
 _PACKAGES = {"hf": "transformers"}
 
 

@@ -396,7 +396,7 @@ def expressions(pick: Any, shape: tuple[int, ...], groups: int, depth: int) -> w
     seed = pick(cases.seeds)
     if depth == 0:
         return w.given(cases.numbers(seed, *shape).to(pick(st.sampled_from((torch.float32, torch.float64)))))
-    kind = pick(st.sampled_from("scaled column embedded regrouped summed stacked selected composed rows".split()))
+    kind = pick(st.sampled_from("scaled column embedded regrouped summed stacked composed rows".split()))
 
     def inner(size: tuple[int, ...] = shape, of: int = groups) -> w.Weight:
         return pick(expressions(size, of, depth - 1))
@@ -419,9 +419,6 @@ def expressions(pick: Any, shape: tuple[int, ...], groups: int, depth: int) -> w
         return w.summed(inner(), inner())
     if kind == "stacked" and rows > 1 and groups == 1:
         return w.stacked(inner((rows // 2, *shape[1:])), inner((rows - rows // 2, *shape[1:])))
-    if kind == "selected" and groups == 1:
-        index = torch.randint(0, rows + 2, (rows,), generator=torch.Generator().manual_seed(seed))
-        return w.selected(inner((rows + 2, *shape[1:])), index)
     ones = (1,) * len(kernel)
     if kind == "composed" and rows % groups == 0:
         outer = pick(expressions((rows, 2, *ones), groups, depth - 1))
@@ -440,7 +437,6 @@ KINDS = {
     "Regrouped",
     "Summed",
     "Stacked",
-    "Selected",
     "Composed",
     "RowComposed",
 }

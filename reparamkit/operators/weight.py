@@ -280,33 +280,6 @@ def stacked(*weights: Weight) -> Weight:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Selected(Weight):
-    """Some rows of a kernel: the output channels `index` keeps, in its order."""
-
-    inner: Weight
-    index: Tensor
-
-    @property
-    def device(self) -> torch.device:
-        return self.inner.device
-
-    def accumulate(self, out: Tensor, lo: int, hi: int, scale: Tensor | None = None) -> None:
-        rows = self.index[lo:hi]
-        if rows.numel() == 0:
-            return
-        first, last = int(rows.min()), int(rows.max()) + 1
-        values = self.inner.rows(first, last)[rows - first]
-        if scale is not None:
-            values = values.mul_(_by_row(scale, values.ndim))
-        out += values
-
-
-def selected(weight: Weight, index: Tensor) -> Weight:
-    """The output channels of `weight` that `index` ``[n]`` lists."""
-    return Selected((index.numel(), *weight.shape[1:]), weight, index)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
 class Composed(Weight):
     """The kernel of ``outer(inner(x))`` for kernels of the same number of groups (DBB transform III).
 
