@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from reparamkit.constant import readers
-from reparamkit.ends import backs, fronts, lies_inside, only_around, outermost, unit
+from reparamkit.ends import around, backs, fronts, lies_inside, only_around, outermost, unit
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.own_layer import OwnLayer, fits, geometry, takes_weights
@@ -116,6 +116,8 @@ def host(candidate: Candidate, flow: Flow, survey: Survey, gone: frozenset[Value
     swap = _restored(candidate, flow, survey) or _swap(candidate, flow, survey)
     if swap is not None:
         return _checked(swap.aside, flow) or other_way(candidate, flow, swap.anchor) or swap
+    if any(v.share is not None for v in candidate.values):
+        return Refusal("RK304", "a norm goes into several layers only where all are modules", candidate.target.where)
     if candidate.source.unstable is not None:
         return candidate.source.unstable
     rewrite = _rewrite(candidate, flow, survey, gone)
@@ -140,7 +142,7 @@ def _checked(gone: Iterable[str], flow: Flow) -> Refusal | None:
 
 def _restored(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     """A plain layer in the place of a module that is all of the region and does nothing but stand for one."""
-    frames = _stand_ins(candidate, flow, survey)
+    frames = [] if candidate.cancels else _stand_ins(candidate, flow, survey)
     if not frames:
         return None
     for source, front in fronts(candidate, flow, survey):
@@ -168,7 +170,7 @@ def _unknown(frame: Frame, survey: Survey) -> bool:
 
 def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     values = [v for v in candidate.values if not v.stays and (not v.term or not v.term.is_identity)]
-    if any(v.parts for v in candidate.values):
+    if any(v.parts for v in candidate.values) or (candidate.arranged and _apart(candidate)):
         return None
     aside: list[str] = []
     anchors: list[tuple[int, str, Value]] = []
@@ -195,6 +197,10 @@ def _swap(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
             return None
         remainders[rest[0]] = rest[1]
     if not anchors or _nested([*aside, *remainders]):
+        return None
+    if candidate.cancels:
+        anchors = [a for a in anchors if _outside(a[2], candidate)]
+    if not anchors:
         return None
     _, anchor, holder = max(anchors, key=lambda a: a[0])
     if candidate.source.unstable is not None and holder is not values[0]:
@@ -223,6 +229,18 @@ def _takes(layer: OwnLayer, path: str, candidate: Candidate, survey: Survey) -> 
     return fits(layer.layer, candidate.term.op, layer.takes) and not survey.is_read_from_outside(path)
 
 
+def _apart(candidate: Candidate) -> bool:
+    """Whether axes are rearranged between two layers, each of which means other axes."""
+    layers = [v.index for v in candidate.values if v.term and isinstance(v.term.op, (Conv, ConvTranspose))]
+    return any(v.stays and min(layers) < v.index < max(layers) for v in candidate.values) if layers else False
+
+
+def _outside(value: Value, candidate: Candidate) -> bool:
+    """Whether all axes are rearranged, and put back, in front of the value or behind it."""
+    behind = [v.index > value.index for v in candidate.values if v.stays]
+    return all(behind) or not any(behind)
+
+
 def _nested(paths: list[str]) -> bool:
     """Whether one of the modules lies in another: what becomes of the outer one would take the inner one along."""
     return any(below(path, other) for path in paths for other in paths)
@@ -238,10 +256,11 @@ def _remainder(value: Value, candidate: Candidate, flow: Flow, survey: Survey) -
     frame = flow.frames[value.path]
     if value is not candidate.target or frame.path == flow.path or survey.is_read_from_outside(frame.path):
         return None
-    chain = _children_after(frame.nodes_of(value)[-1], frame)
+    own = value if value.share is None else value.share.of
+    chain = _children_after(frame.nodes_of(own)[-1], frame)
     if chain is None or len(frame.inputs) != 1:
         return None
-    inside = {*candidate.values, *candidate.source.chain()}
+    inside = {own, *candidate.values, *candidate.source.chain()}
     others = [n for n, held in frame.values.items() if n.op != "placeholder" and not held.meta and held not in inside]
     if set(others) - set(chain):
         return None  # a call beside the chain would be lost
@@ -289,6 +308,8 @@ def _innermost(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | No
                 continue  # it would be written anew and stepped aside at once
             if candidate.arranged and not only_around(candidate, source, target):
                 continue
+            if candidate.cancels and any(v.stays for v in around(candidate, source, target)):
+                continue  # half of what cancels would be left
             if best is None or len(frame.path) > len(best.frame.path):
                 best = Rewrite(candidate, frame, source, target, aside)
     return best
@@ -376,6 +397,7 @@ def _lost(frame: Frame, candidate: Candidate) -> Refusal | None:
     for node, value in frame.values.items():
         if not value.meta or not any(v in inside for v in value.inputs):
             continue
-        if any(not frame.values[u].meta for u in node.users if u in frame.values):
+        read = [frame.values[user] for user in node.users if user in frame.values]
+        if any(not (user.meta or user in candidate.values) for user in read):
             return Refusal("RK305", f"{node.name} asks for the shape of {value.inputs[0].where}", frame.path)
     return None

@@ -174,6 +174,30 @@ def embedded(weight: Weight, size: Sequence[int], offset: Sequence[int], step: S
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class OneTap(Weight):
+    """A kernel of one tap, for another number of spatial axes."""
+
+    inner: Weight
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    def accumulate(self, out: Tensor, lo: int, hi: int, scale: Tensor | None = None) -> None:
+        tap = out
+        while tap.ndim > 2:
+            tap = tap.select(-1, 0)
+        while tap.ndim < len(self.inner.shape):
+            tap = tap.unsqueeze(-1)
+        self.inner.accumulate(tap, lo, hi, scale)
+
+
+def one_tap(weight: Weight, nd: int) -> Weight:
+    """A kernel of one tap as the same map of each position on `nd` spatial axes."""
+    return weight if len(weight.shape) == nd + 2 else OneTap((*weight.shape[:2], *[1] * nd), weight)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Regrouped(Weight):
     """A kernel of `blocks` groups for each group of the result, as blocks on the diagonal of that group."""
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from tests.helpers import inputs
 from tests.published.assertions import collapses
 
-LAYOUT = pytest.mark.xfail(strict=True, reason="needs batch norm through transpose")
 TOKENS = ((2, 6, 8), (1, 9, 8))
 
 
@@ -53,7 +52,6 @@ class Mlp(nn.Module):
         return x + self.fc2(self.act(self.fc1(self.norm(x))))
 
 
-@LAYOUT
 @pytest.mark.parametrize("recipe", [None, "slab"])
 def test_norm_goes_into_the_linear_layer_behind_it(recipe: str | None) -> None:
     collapses(Mlp(), 2, *TOKENS, recipe=recipe, example_inputs=inputs(TOKENS[0]))
@@ -61,7 +59,7 @@ def test_norm_goes_into_the_linear_layer_behind_it(recipe: str | None) -> None:
 
 def test_the_norm_alone_stays() -> None:
     """It is one affine map, but there is no convolution or linear layer to go into."""
-    collapses(RepBN(), 0, *TOKENS, norms=1, example_inputs=inputs(TOKENS[0]))
+    collapses(RepBN(), 0, *TOKENS, norms=1, refused={"RK321"}, example_inputs=inputs(TOKENS[0]))
 
 
 def test_layer_norm_is_not_affine() -> None:
