@@ -59,11 +59,11 @@ MERGED: dict[str, Any] = {
     "chunk of which one is read": (lambda m, x: m.conv(x).chunk(2, 1)[1].relu(), ["conv"], "cheaper"),
     "then a pool and a layer": (lambda m, x: m.one(m.pool(m.conv(x))[:, 4:]), ["conv", "pool", "one"], "always"),
     "chunks": (halves, ["a", "b"], "cheaper"),
-    "groups": (lambda m, x: stacked(m, x, "p", "q"), ["p", "q"], "cheaper"),
     "kernels of two sizes": (lambda m, x: stacked(m, x, "wide", "b"), ["wide", "b"], "always"),
     "one passes by": (lambda m, x: _passes_by(m, x), ["a"], "always"),
 }
 LEFT: dict[str, Any] = {
+    "dense halves": (lambda m, x: stacked(m, x, "p", "q"), ["p", "q"], "RK315"),
     "both halves are read": (lambda m, x: _both(m.conv(x)), ["conv"], "RK305"),
     "slice of a grouped one": (lambda m, x: m.grouped(x)[:, :3].relu(), ["grouped"], "RK315"),
     "dense beside nothing": (lambda m, x: _passes_by(m, x, "p"), ["p"], "RK315"),

@@ -1,13 +1,13 @@
 """core/pick: some channels of a value.
 
 Formula: a slice of what a convolution gives is the convolution with those rows, ``(W x + b)[I] = W[I] x + b[I]``.
-Layers that each read their slice of one value, stacked again, are one layer with a group more for each of theirs: its
-kernel is theirs on top of each other (InceptionNeXt, Yu et al., 2023, §3.2; RepNeXt, Zhao et al., 2024). A slice that
-only passes by (Chen et al., FasterNet, CVPR 2023) is a dirac of one tap.
+Depthwise layers that each read their slice of one value, stacked again, are one depthwise layer: its kernel is theirs on
+top of each other (InceptionNeXt, Yu et al., 2023, §3.2; RepNeXt, Zhao et al., 2024). A slice that only passes by is a
+dirac of one tap.
 
 Conditions: the channels are numbers while tracing, and how many there are is known. For a stack, the slices follow one
-another and are all of the value, and the groups have the same numbers of channels in and out; else the kernel would be
-mostly zeros, which is refused. What is picked from a grouped convolution is refused unless it is depthwise.
+another and are all of the value, and every layer is depthwise: others are left to take the norm behind them, if any.
+What is picked from a grouped convolution is refused unless it is depthwise.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def stack_picked(parts: Sequence[Picked]) -> Conv | Refusal:
         return Refusal("RK319", "the slices are not all of the value, one after the other")
     convs = [_as_conv(part) for part in parts]
     wanted = {(op.weight.shape[1], op.out_channels // op.groups) for op in convs}
-    if len(wanted) > 1:
+    if wanted != {(1, 1)}:
         return Refusal("RK315", f"channels in and out of a group: {', '.join(map(str, sorted(wanted)))}")
     aligned = _one_geometry(convs)
     if isinstance(aligned, Refusal):
