@@ -1,8 +1,8 @@
 """core/pick: some channels of a value.
 
 Formula: a slice of what a convolution gives is the convolution with those rows, ``(W x + b)[I] = W[I] x + b[I]``.
-Depthwise layers that each read their slice of one value, stacked again, are one depthwise layer: its kernel is theirs on
-top of each other (InceptionNeXt, Yu et al., 2023, §3.2; RepNeXt, Zhao et al., 2024). A slice that only passes by is a
+Depthwise layers that each read their slice of one value, stacked again, are one depthwise layer: its kernel is theirs
+on top of each other (InceptionNeXt, Yu et al., 2023, §3.2; RepNeXt, Zhao et al., 2024). A slice that only passes by is a
 dirac of one tap.
 
 Conditions: the channels are numbers while tracing, and how many there are is known. For a stack, the slices follow one
