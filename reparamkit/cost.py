@@ -7,7 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from reparamkit.job import Job
-from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Stencil
+from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Picked, Stencil
 
 if TYPE_CHECKING:
     from reparamkit.operators import Operator
@@ -52,6 +52,10 @@ class Cost:
         pairs = ((self.macs, other.macs), (self.traffic, other.traffic), (self.ops, other.ops))
         return all(mine <= theirs * (1 + 1e-9) for mine, theirs in pairs)
 
+    def times(self, factor: float) -> Cost:
+        """As many times what is computed and stored, without the launches."""
+        return Cost(self.macs * factor, self.params * factor, self.buffers * factor, self.traffic * factor)
+
     @property
     def score(self) -> float:
         """One number to compare by: an activation written costs as much as a few products, a launch something."""
@@ -71,6 +75,8 @@ def cost_of(op: Operator, density: float, channels: int = 1) -> Cost:
         return Cost(op.macs * positions, op.params, 0, op.out_channels * density, 1)
     if isinstance(op, Stencil):
         return Cost(op.macs * channels * density, 0, 0, channels * density, 1)
+    if isinstance(op, Picked):
+        return Cost() if op.macs == 0 else cost_of(op.op, density, len(op.index))
     if isinstance(op, (Layout, Arranged)):
         return Cost()
     channels = op.channels or channels

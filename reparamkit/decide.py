@@ -8,7 +8,7 @@ policy's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,7 @@ class Candidate:
         before: the cost of what it replaces.
         after: the cost of the operator.
         behind: axes behind the channels of the source, where it is rearranged in front of the operator.
+        cancels: axes are rearranged in it, and put back: that can go as well.
     """
 
     source: Value
@@ -53,11 +54,12 @@ class Candidate:
     before: Cost
     after: Cost
     behind: int | None = None
+    cancels: bool = False
 
     @property
     def arranged(self) -> bool:
-        """Whether axes are rearranged in it: that stays, and only what is around it can merge."""
-        return any(value.stays for value in self.values)
+        """Whether axes are rearranged in it for good: that stays, and only what is around it can merge."""
+        return not self.cancels and any(value.stays for value in self.values)
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ class Chooser:
         chosen: dict[Value, Candidate] = {}
         taken: set[Value] = set()
         live: set[Value] = set()
-        for value in reversed(flow.values):
+        for value in sorted([*flow.values, *flow.shares], key=lambda v: v.index, reverse=True):
+            if value.gone and not value.users:
+                continue
             # What nobody reads is computed all the same.
             if value.escapes or value.mutates or not value.users or not live.isdisjoint(value.users):
                 live.add(value)
@@ -230,18 +234,11 @@ class Chooser:
         front = term.op.front if isinstance(term.op, Arranged) else None
         behind = None if front is None else front.before(made.op.nd or 0)
         after = self._with_job(cost_of(made.op, value.density), made.op, value)
-        return Candidate(source, value, values, made, before, after, behind)
+        cancels = not isinstance(term.op, Arranged) and any(v.stays for v in values)
+        return Candidate(source, value, values, made, before, after, behind, cancels)
 
     def _too_dear(self, candidate: Candidate) -> Refusal | None:
-        before, after = candidate.before, candidate.after
-        if self.policy.allows(before, after):
-            return None
-        return Refusal(
-            "RK340",
-            f"MACs per position {before.macs:g} -> {after.macs:g}, parameters {before.params:g} -> "
-            f"{after.params:g} (policy {self.policy.name})",
-            candidate.target.where,
-        )
+        return too_dear(self.policy, candidate.before, candidate.after, candidate.target.where)
 
     def _own_cost(self, value: Value) -> Cost:
         if value not in self._costs:
@@ -263,6 +260,29 @@ class Chooser:
         return replace(cost, jobs=(add,) * cost.ops)
 
 
+def too_dear(policy: Policy, before: Cost, after: Cost, where: str) -> Refusal | None:
+    """Why the policy does not have this exchange, if it does not."""
+    if policy.allows(before, after):
+        return None
+    return Refusal(
+        "RK340",
+        f"MACs per position {before.macs:g} -> {after.macs:g}, parameters {before.params:g} -> {after.params:g} "
+        f"(policy {policy.name})",
+        where,
+    )
+
+
+def together(candidates: Sequence[Candidate]) -> tuple[Cost, Cost]:
+    """The cost before and after of regions that are made together or not at all; what they share counts once."""
+    before, after = Cost(), Cost()
+    for candidate in candidates:
+        before, after = before + candidate.before, after + candidate.after
+        for value in candidate.values:
+            if value.share is not None:
+                before += _own_cost(value).times(1 / value.share.among - 1)
+    return before, after
+
+
 def _is_free(value: Value) -> bool:
     """Whether the value costs nothing: an identity that no kernel computes."""
     return value.term is not None and not value.parts and value.term.is_identity and not value.idle
@@ -281,7 +301,7 @@ def _own_cost(value: Value) -> Cost:
     cost = cost_of(value.term.op, value.density, channels)
     if value.stored is not None:
         cost = replace(cost, params=value.stored)
-    if value.module is None:
+    if value.module is None or value.share is not None:
         statistics = 2 * channels if conv_bn.RULE in value.term.rules else 0
         return cost + Cost(ops=int(value.generated), buffers=statistics)
     return replace(cost, buffers=sum(t.numel() for t in value.module.buffers() if t.is_floating_point()))

@@ -23,9 +23,14 @@ def in_front(source: Value, start: Value) -> list[Value]:
 
 def only_around(candidate: Candidate, start: Value, end: Value) -> bool:
     """Whether axes are rearranged only in front of `start` and behind `end`, with nothing but scales out there."""
-    around = {*in_front(candidate.source, start), *in_front(end, candidate.target)}
-    crosses = all(v.term is not None and isinstance(v.term.op, (Layout, Scale)) for v in around)
-    return crosses and all(v in around for v in candidate.values if v.stays)
+    outside = around(candidate, start, end)
+    crosses = all(v.term is not None and isinstance(v.term.op, (Layout, Scale)) for v in outside)
+    return crosses and all(v in outside for v in candidate.values if v.stays)
+
+
+def around(candidate: Candidate, start: Value, end: Value) -> set[Value]:
+    """The values of the region in front of `start` and behind `end`."""
+    return {*in_front(candidate.source, start), *in_front(end, candidate.target)}
 
 
 def fronts(candidate: Candidate, flow: Flow, survey: Survey) -> Iterator[tuple[Value, list[str]]]:

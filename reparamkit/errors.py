@@ -44,6 +44,7 @@ CODES: dict[str, str] = {
     "RK318": "branches do not start from one value",
     "RK319": "operators cannot be combined",
     "RK320": "pooling is not a convolution",
+    "RK321": "no layer beside the norm takes it",
     "RK330": "subclass with its own forward",
     "RK331": "operation is not affine or not known",
     "RK340": "the deploy form would cost more",

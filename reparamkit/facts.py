@@ -77,11 +77,16 @@ def rank_of_call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ran
             return 2
         known = ranks[0] if ranks else None
         return known - (end % known - start % known) if known else None
+    if name == "permute":
+        axes = args[1] if len(args) == 2 else args[1:]
+        return len(axes) if isinstance(axes, (list, tuple)) and axes else None
     if name in ("view", "reshape"):
         sizes = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
         return len(sizes) if sizes else None
     if name in ("reshape_as", "view_as"):
         return ranks[-1] if ranks else None
+    if name in ("norm", "std", "var") and kwargs.get("keepdim") is True:
+        return ranks[0] if ranks else None
     if name in ("mean", "sum", "amax"):
         return _reduced(args, kwargs, ranks[0] if ranks else None)
     if target is operator.getitem:

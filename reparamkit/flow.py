@@ -37,6 +37,29 @@ class Stacked:
     dim: int
 
 
+@dataclass(frozen=True, eq=False)
+class Share:
+    """Which part of a norm a value is, where each of its neighbours gets a part.
+
+    Attributes:
+        norm: the norm that is shared out.
+        of: the value it is a share of: that norm, a share of it, or rearranged axes behind it.
+        axis: of the channels, where the share is some of them.
+        start: the first of those.
+        size: how many; `None` when it has them all.
+        total: how many `of` has.
+        among: how many have the same share.
+    """
+
+    norm: Value
+    of: Value
+    axis: int = 1
+    start: int = 0
+    size: int | None = None
+    total: int = 0
+    among: int = 1
+
+
 @dataclass(eq=False)
 class Value:
     """What one node computes.
@@ -56,10 +79,14 @@ class Value:
         term: that operator.
         terms: factors and values, when it is a sum.
         stacks: values, when it is a concatenation.
+        stack_dim: the axis of it.
         stacked: what it is a stack of.
         split: its module is an operator first and something else then; this value is the operator.
         tail: its module is something else first and an operator then; this value is the operator.
         packed: values by index or key, when it is a list, tuple or dictionary that they are picked from.
+        cuts: channels of each part, when it is what `chunk` or `split` gives.
+        share: it is a share of a norm that goes into several layers.
+        gone: all of it was shared out; where something still reads it, it hands its input on.
         generated: it has a kernel that its forward computes from parameters.
         cost: what it costs a position, where its operator does not tell.
         stored: numbers stored for it, where they are fewer than its operator has.
@@ -85,10 +112,14 @@ class Value:
     term: Term | None = None
     terms: tuple[tuple[float, Value], ...] = ()
     stacks: tuple[Value, ...] = ()
+    stack_dim: int | None = None
     stacked: Stacked | None = None
     split: Split | None = None
     tail: Tail | None = None
     packed: dict[Any, Value] | None = None
+    cuts: tuple[int, ...] | None = None
+    share: Share | None = None
+    gone: bool = False
     generated: bool = False
     cost: Cost | None = None
     stored: int | None = None
@@ -179,6 +210,7 @@ class Flow:
         path: the module it begins in.
         frames: forwards by path.
         values: in order.
+        shares: values beside them: shares of norms that go into several layers.
         refusals: why there is nothing in it.
         ways: the same forward, where it goes another way.
         unknown: why there may be ways that were not seen.
@@ -188,6 +220,7 @@ class Flow:
     path: str
     frames: dict[str, Frame] = field(default_factory=dict)
     values: list[Value] = field(default_factory=list)
+    shares: list[Value] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     ways: tuple[Flow, ...] = ()
     unknown: Refusal | None = None

@@ -30,6 +30,8 @@ def host(candidate: Candidate, flow: Flow, survey: Survey, gone: frozenset[Value
     swap = restored(candidate, flow, survey) or swap_for(candidate, flow, survey)
     if swap is not None:
         return _checked(swap.aside, flow) or other_way(candidate, flow, swap.anchor) or swap
+    if any(v.share is not None for v in candidate.values):
+        return Refusal("RK304", "a norm goes into several layers only where all are modules", candidate.target.where)
     if candidate.source.unstable is not None:
         return candidate.source.unstable
     rewrite = rewrite_for(candidate, flow, survey, gone)

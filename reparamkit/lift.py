@@ -11,6 +11,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -19,8 +20,9 @@ from torch import Tensor, fx, nn
 from reparamkit.agree import agreed, may_agree
 from reparamkit.calls import bound
 from reparamkit.constant import constant_of, stored
+from reparamkit.cuts import cut_sizes, is_part, read_through
 from reparamkit.errors import Refusal
-from reparamkit.facts import CONV_RANKS, RANKED, keeps_rank, rank_of_call, rank_of_module
+from reparamkit.facts import rank_of_call, rank_of_module
 from reparamkit.flow import Flow, Frame, Stacked, Value, mapped
 from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.link import like_of, link, link_cat, link_sum
@@ -29,6 +31,7 @@ from reparamkit.onlooker import only_looks
 from reparamkit.operators import Conv, Layout, Operator
 from reparamkit.own_layer import own_layer
 from reparamkit.paths import joined
+from reparamkit.ranks import channels_as_read, rank_as_read
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Tail, Through
 from reparamkit.rules import no_op, unshare
@@ -114,7 +117,7 @@ class Lifter:
                 value = (given or {}).get(node.target)
                 if not isinstance(value, Value):
                     value = _new(flow, path, node)
-                    value.rank = ranks[position] if position < len(ranks) else self._rank_read(path, node)
+                    value.rank = ranks[position] if position < len(ranks) else rank_as_read(self.survey, path, node)
                 position += 1
                 frame.values[node] = value
                 frame.inputs.append(value)
@@ -129,31 +132,6 @@ class Lifter:
             _escape(frame.values.get(node))
         frame.span = start, len(flow.values)
         return frame
-
-    def _rank_read(self, path: str, node: fx.Node, depth: int = 0) -> int | None:
-        """Axes of an input of a module, as its readers take them: what a Conv2d reads has four."""
-        module = self.survey.modules[path]
-        if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
-            return rank_of_module(module, None)
-        found = {self._rank_of_reader(path, node, user, depth) for user in node.users} - {None}
-        return found.pop() if len(found) == 1 else None
-
-    def _rank_of_reader(self, path: str, node: fx.Node, user: fx.Node, depth: int) -> int | None:
-        if user.op == "call_function" and user.target in CONV_RANKS:
-            return CONV_RANKS[user.target]
-        if keeps_rank(node, user) and depth <= _MAX_DEPTH:
-            return self._rank_read(path, user, depth + 1)
-        if user.op != "call_module" or user.args[:1] != (node,) or depth > _MAX_DEPTH:
-            return None
-        inner = joined(path, str(user.target))
-        module = self.survey.modules[inner]
-        if isinstance(module, RANKED):
-            return rank_of_module(module, None)
-        traced = self.survey.traced.get(id(module))
-        if not isinstance(traced, Traced):
-            return None
-        first = next(n for n in traced.graph.nodes if n.op == "placeholder")
-        return self._rank_read(inner, first, depth + 1)
 
     def _call_module(self, flow: Flow, frame: Frame, node: fx.Node, depth: int) -> Value:
         path = joined(frame.path, str(node.target))
@@ -310,10 +288,14 @@ class Lifter:
             about = self._calls[node] = (target, self.registry.call_lift(target), mutates(node))
         target, lift, value.mutates = about
         value.constant = constant_of(node, frame)
-        value.meta = value.constant is not None or _is_meta(node, inputs)
+        value.cuts = cut_sizes(node, inputs, partial(channels_as_read, self.survey, frame.path))
+        part = value.constant is None and is_part(value)
+        value.meta = value.constant is not None or value.cuts is not None or (not part and _is_meta(node, inputs))
         if value.meta:
             return value
         value.rank = rank_of_call(node.target, node.args, node.kwargs, [v.rank for v in inputs if not v.meta])
+        if part:
+            read_through(value)
         if lift is None and target is not torch.stack:
             return value
         args, kwargs = self._arguments(frame, node)

@@ -67,7 +67,7 @@ def link_sum(value: Value, algebra: Algebra, rules: frozenset[str]) -> None:
 
 def link_cat(value: Value, cat: Cat, algebra: Algebra, rules: frozenset[str]) -> None:
     """Link a concatenation of channels to the nearest common source of its parts, or say why not."""
-    value.stacks = cat.values
+    value.stacks, value.stack_dim = cat.values, cat.dim
     source = nearest_common(list(cat.values))
     if source is None:
         value.refusal = Refusal("RK318", "the stacked values have no common source", value.where)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reparamkit.errors import Refusal
 from reparamkit.merge import Like, Term
-from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Scale, Stencil
+from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Picked, Scale, Stencil
 from reparamkit.operators.conv import with_groups
 from reparamkit.operators.conv_transpose import turned
 from reparamkit.operators.vector import is_zero, values
@@ -33,6 +33,8 @@ def realizable(term: Term) -> Term | Refusal:
         return Refusal("RK319", "a filter for an unknown number of channels")
     if isinstance(op, (Layout, Arranged)):
         return Refusal("RK319", "axes are rearranged")
+    if isinstance(op, Picked):
+        return Refusal("RK319", "it reads a part of the channels only")
     if isinstance(op, Scale):
         if not op.channels or not op.nd or term.like is None:
             return Refusal("RK319", "a scale for an unknown number of channels or axes")

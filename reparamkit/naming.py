@@ -14,6 +14,7 @@ from reparamkit.paths import within
 from reparamkit.planned import Planned
 from reparamkit.recipe import Block
 from reparamkit.splice import is_free, new_name
+from reparamkit.spread import without_halves
 
 
 @dataclass
@@ -63,7 +64,7 @@ def name_and_write(edits: Sequence[Planned], scopes: dict[str, Block]) -> Writte
     kept = [p for p in (named.get(planned, planned) for planned in edits) if p is not None]
     gone = removed_by(written.rewrites)
     # What goes with a block needs no edit of its own: only layers whose result nobody reads are left to go like that.
-    written.edits = [p for p in kept if not within(p.edit.path, gone)]
+    written.edits = without_halves(edits, [p for p in kept if not within(p.edit.path, gone)])
     written.rewrites = {path: e for path, e in written.rewrites.items() if not within(path, gone)}
     return written
 

@@ -35,6 +35,7 @@ from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry
 from reparamkit.report import Report
 from reparamkit.splice import Journal, Steps, copied, splice
+from reparamkit.spread import without_halves
 from reparamkit.steps import steps_of
 from reparamkit.summary import report_of
 from reparamkit.survey import survey
@@ -253,8 +254,8 @@ def _prove_all(made: Plan, rtol: float | None) -> tuple[dict[Planned, Proven], l
         proven[planned] = found
     # A forward is rewritten with all its merges or not at all.
     broken = {p.edit.path for p in made.edits if isinstance(p.edit, Rewrite) and p not in proven}
-    kept = {p: v for p, v in proven.items() if not (isinstance(p.edit, Rewrite) and p.edit.path in broken)}
-    return kept, refused
+    kept = [p for p in proven if not (isinstance(p.edit, Rewrite) and p.edit.path in broken)]
+    return {p: proven[p] for p in without_halves(made.edits, kept)}, refused
 
 
 __all__ = ["Registry", "apply", "plan"]

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from reparamkit.choice import Choice
 from reparamkit.decide import Candidate, Chooser
-from reparamkit.edit import Edit, Rewrite
+from reparamkit.edit import Edit
 from reparamkit.emit import Emitted
 from reparamkit.errors import Refusal
 from reparamkit.flow import Flow, Value
@@ -25,9 +26,10 @@ from reparamkit.probe import probe
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
 from reparamkit.report import Report
-from reparamkit.rewrite import frozen
 from reparamkit.rules import probe as measured
+from reparamkit.rules import spread
 from reparamkit.scope import Scope, allowed_here, out_of_scope, scopes_of, switched_on, transforms_of
+from reparamkit.spread import with_spread_norms
 from reparamkit.summary import report_of
 from reparamkit.survey import Survey
 
@@ -158,28 +160,9 @@ def _pending(plan: Plan, paths: Sequence[str], scopes: dict[str, Block]) -> Iter
         yield Pending(transform.rule, tuple(found))
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """The regions of one flow, the edits that make them, and what was refused on the way."""
-
-    edits: tuple[Edit, ...]
-    refusals: dict[Value, Refusal]
-
-    @property
-    def written_anew(self) -> frozenset[Value]:
-        """What is no longer computed once the forwards are rewritten."""
-        return frozenset(v for e in self.edits if isinstance(e, Rewrite) for v in e.candidate.values)
-
-    @property
-    def freezes(self) -> bool:
-        """Whether a forward that is rewritten would still need a constant that was computed from parameters."""
-        gone = self.written_anew
-        return any(isinstance(e, Rewrite) and frozen(e.frame, gone) is not None for e in self.edits)
-
-
 def _choose(
     plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block], gone: frozenset[Value] = frozenset()
-) -> _Choice:
+) -> Choice:
     hosts: dict[Candidate, Edit] = {}
 
     def feasible(candidate: Candidate) -> Refusal | None:
@@ -192,7 +175,7 @@ def _choose(
         return refusal
 
     chooser = Chooser(algebra, plan.policy, feasible, _bench(plan, flow))
-    return _Choice(tuple(hosts[c] for c in chooser.choose(flow)), chooser.refusals)
+    return Choice(tuple(hosts[c] for c in chooser.choose(flow)), chooser.refusals)
 
 
 def _bench(plan: Plan, flow: Flow) -> Bench | None:
@@ -202,7 +185,7 @@ def _bench(plan: Plan, flow: Flow) -> Bench | None:
     return None if plan.policy.better is None or shape is None or like is None else Bench(shape, like)
 
 
-def _chosen(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> _Choice:
+def _chosen(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> Choice:
     """What is merged in a flow. A constant that the first choice does away with stops no other merge of its forward."""
     choice = _choose(plan, flow, algebra, scopes)
     gone = choice.written_anew
@@ -214,9 +197,10 @@ def _chosen(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) 
 
 def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> None:
     choice = _chosen(plan, flow, algebra, scopes)
+    if algebra.enabled(spread.RULE):
+        choice = with_spread_norms(flow, choice, lambda: _chosen(plan, flow, algebra, scopes), plan.policy)
     plan.edits += [Planned(edit, flow) for edit in choice.edits]
-    done = {v for e in choice.edits for v in e.candidate.values}
-    ends = {e.candidate.target for e in choice.edits}
+    done, ends = choice.done, {region.target for region in choice.regions}
     plan.refusals += flow.refusals
     for value in flow.values:
         refusal = value.refusal or choice.refusals.get(value)

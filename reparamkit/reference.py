@@ -20,7 +20,7 @@ from reparamkit.constant import stored
 from reparamkit.flow import mapped
 
 if TYPE_CHECKING:
-    from reparamkit.flow import Flow, Frame, Value
+    from reparamkit.flow import Flow, Frame, Share, Value
 
 _BAND = 1 << 19  # numbers of a kernel that are in float64 at one time
 
@@ -202,6 +202,33 @@ _INPLACE = {getattr(operator, f"i{n}"): getattr(operator, n) for n in ("add", "s
 
 def run_value(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
     """What the node of `value` computes from the `known` values, in float64."""
+    if value.gone:
+        return known[value.inputs[0]]
+    if value.share is not None and value.share.size is not None:
+        return _run_share(value.share, flow, known[value.inputs[0]])
+    return _run_whole(value, flow, known)
+
+
+def remember(known: dict[Value, Tensor], value: Value, result: Tensor) -> None:
+    """Note the result of `value`, also for nodes that read the one of which it is a copy."""
+    known[value] = result
+    if value.share is not None and value.share.size is None:
+        known[value.share.of] = result
+
+
+def _run_share(share: Share, flow: Flow, x: Tensor) -> Tensor:
+    """What the whole norm makes of these channels; the others are zeros."""
+    shape = list(x.shape)
+    shape[share.axis] = share.total
+    whole = x.new_zeros(shape)
+    whole.narrow(share.axis, share.start, x.shape[share.axis]).copy_(x)
+    known = {share.of.inputs[0]: whole}
+    nested = share.of.share
+    made = _run_whole(share.of, flow, known) if nested is None else _run_share(nested, flow, whole)
+    return made.narrow(share.axis, share.start, x.shape[share.axis])
+
+
+def _run_whole(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
     if value.tail is not None:
         affine: Tensor = value.tail.affine(known[value.inputs[0]])
         return affine

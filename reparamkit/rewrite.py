@@ -9,7 +9,7 @@ from torch import nn
 
 from reparamkit.constant import readers
 from reparamkit.edit import Rewrite
-from reparamkit.ends import backs, fronts, lies_inside, only_around, outermost
+from reparamkit.ends import around, backs, fronts, lies_inside, only_around, outermost
 from reparamkit.errors import Refusal
 from reparamkit.paths import within
 
@@ -46,6 +46,8 @@ def _innermost(candidate: Candidate, flow: Flow, survey: Survey) -> Rewrite | No
                 continue  # it would be written anew and stepped aside at once
             if candidate.arranged and not only_around(candidate, source, target):
                 continue
+            if candidate.cancels and any(v.stays for v in around(candidate, source, target)):
+                continue  # half of what cancels would be left
             if best is None or len(frame.path) > len(best.frame.path):
                 best = Rewrite(candidate, frame, source, target, aside)
     return best
@@ -133,6 +135,7 @@ def _lost(frame: Frame, candidate: Candidate) -> Refusal | None:
     for node, value in frame.values.items():
         if not value.meta or not any(v in inside for v in value.inputs):
             continue
-        if any(not frame.values[u].meta for u in node.users if u in frame.values):
+        read = [frame.values[user] for user in node.users if user in frame.values]
+        if any(not (user.meta or user in candidate.values) for user in read):
             return Refusal("RK305", f"{node.name} asks for the shape of {value.inputs[0].where}", frame.path)
     return None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def restored(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     """A plain layer in the place of a module that is all of the region and does nothing but stand for one."""
-    frames = _stand_ins(candidate, flow, survey)
+    frames = [] if candidate.cancels else _stand_ins(candidate, flow, survey)
     if not frames:
         return None
     for source, front in fronts(candidate, flow, survey):
@@ -55,6 +55,8 @@ def swap_for(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     values = [v for v in candidate.values if not v.stays and (not v.term or not v.term.is_identity)]
     if any(v.parts or v.idle for v in candidate.values):
         return None  # arithmetic in a forward that stays
+    if candidate.arranged and _apart(candidate):
+        return None
     aside: list[str] = []
     anchors: list[tuple[int, str, Value]] = []
     remainders: dict[str, tuple[str, ...]] = {}
@@ -80,6 +82,10 @@ def swap_for(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
             return None
         remainders[rest[0]] = rest[1]
     if not anchors or _nested([*aside, *remainders]):
+        return None
+    if candidate.cancels:
+        anchors = [a for a in anchors if _outside(a[2], candidate)]
+    if not anchors:
         return None
     _, anchor, holder = max(anchors, key=lambda a: a[0])
     if candidate.source.unstable is not None and holder is not values[0]:
@@ -108,6 +114,18 @@ def _takes(layer: OwnLayer, path: str, candidate: Candidate, survey: Survey) -> 
     return fits(layer.layer, candidate.term.op, layer.takes) and not survey.is_read_from_outside(path)
 
 
+def _apart(candidate: Candidate) -> bool:
+    """Whether axes are rearranged between two layers, each of which means other axes."""
+    layers = [v.index for v in candidate.values if v.term and isinstance(v.term.op, (Conv, ConvTranspose))]
+    return any(v.stays and min(layers) < v.index < max(layers) for v in candidate.values) if layers else False
+
+
+def _outside(value: Value, candidate: Candidate) -> bool:
+    """Whether all axes are rearranged, and put back, in front of the value or behind it."""
+    behind = [v.index > value.index for v in candidate.values if v.stays]
+    return all(behind) or not any(behind)
+
+
 def _nested(paths: list[str]) -> bool:
     """Whether one of the modules lies in another: what becomes of the outer one would take the inner one along."""
     return any(below(path, other) for path in paths for other in paths)
@@ -123,10 +141,11 @@ def _remainder(value: Value, candidate: Candidate, flow: Flow, survey: Survey) -
     frame = flow.frames[value.path]
     if value is not candidate.target or frame.path == flow.path or survey.is_read_from_outside(frame.path):
         return None
-    chain = _children_after(frame.nodes_of(value)[-1], frame)
+    own = value if value.share is None else value.share.of
+    chain = _children_after(frame.nodes_of(own)[-1], frame)
     if chain is None or len(frame.inputs) != 1:
         return None
-    inside = {*candidate.values, *candidate.source.chain()}
+    inside = {own, *candidate.values, *candidate.source.chain()}
     others = [n for n, held in frame.values.items() if n.op != "placeholder" and not held.meta and held not in inside]
     if set(others) - set(chain):
         return None  # a call beside the chain would be lost

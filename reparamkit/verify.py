@@ -23,7 +23,7 @@ from reparamkit.ends import in_front
 from reparamkit.errors import ModelError, Refusal, VerificationError
 from reparamkit.lower import lower, numbers
 from reparamkit.operators import Conv, ConvTranspose
-from reparamkit.reference import ConvRun, LinearRun, run_module, run_value, summed_up
+from reparamkit.reference import ConvRun, LinearRun, remember, run_module, run_value, summed_up
 
 if TYPE_CHECKING:
     from reparamkit.edit import Edit
@@ -99,7 +99,7 @@ def _proofs(edit: Edit, flow: Flow, module: nn.Module) -> list[_Proof] | Refusal
     op = candidate.term.op
     assert isinstance(op, (Conv, ConvTranspose))
     refusal = Refusal("RK902", "it never gave an output")
-    for more in (0, 4, 16):
+    for more in (0, 4, 16, 64):
         try:
             proofs = [_Proof(edit, flow, module, x) for x in _inputs(edit, op, more)]
         except Exception as error:  # the region is the user's code; that it cannot run is the answer
@@ -125,7 +125,7 @@ def _inputs(edit: Edit, op: Conv | ConvTranspose, more: int) -> list[Tensor]:
     sizes = [_size(op, axis) + more for axis in range(op.nd)]
     if candidate.behind is not None:
         rank = candidate.source.rank or candidate.behind + 2
-        shapes = [[max(sizes, default=2) + axis % 2 for axis in range(rank)]]
+        shapes = [[max(sizes, default=2 + more) + axis % 2 for axis in range(rank)]]
         shapes[0][rank - 1 - candidate.behind] = op.in_channels
     elif candidate.arranged and any(v.stays for v in in_front(candidate.source, edit.held[0])):
         # A flatten makes these channels of several axes; how many are on each does not matter to what crosses it.
@@ -158,7 +158,7 @@ class _Proof:
         self.scale = 0.0
         with torch.no_grad():
             for value in candidate.values:
-                known[value] = run_value(value, flow, known)
+                remember(known, value, run_value(value, flow, known))
                 self.scale = max(self.scale, _largest(known[value]))
         self.want = known[candidate.target]
         self.after: _Kept | None = None
@@ -224,7 +224,7 @@ class _Kept:
     def _run(self, values: list[Value], x: Tensor) -> Tensor:
         for value in values:
             assert value.source is not None
-            self.known[value.source] = x
+            remember(self.known, value.source, x)
             x = run_value(value, self.flow, self.known) if value.stays else x
         return x
 

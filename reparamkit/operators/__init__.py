@@ -8,6 +8,7 @@
 | `Stencil`       | one filter for every channel: pooling, padding; channels open |
 | `Layout`        | axes arranged in another way, channels kept              |
 | `Arranged`      | an operator between two of those                         |
+| `Picked`        | an operator of some of the channels                      |
 
 Operators are frozen; `reparamkit.merge` combines them. Nothing here knows `torch.fx` or `torch.nn` modules.
 """
@@ -17,11 +18,12 @@ from __future__ import annotations
 from reparamkit.operators.conv import Conv, conv
 from reparamkit.operators.conv_transpose import ConvTranspose, conv_transpose
 from reparamkit.operators.layout import Arranged, Layout
+from reparamkit.operators.picked import Picked
 from reparamkit.operators.scale import Scale, Stencil, stencil
 from reparamkit.operators.vector import Vector, vector
 from reparamkit.operators.weight import Weight, given
 
-Operator = Conv | ConvTranspose | Scale | Stencil | Layout | Arranged
+Operator = Conv | ConvTranspose | Scale | Stencil | Layout | Arranged | Picked
 
 __all__ = [
     "Arranged",
@@ -29,6 +31,7 @@ __all__ = [
     "ConvTranspose",
     "Layout",
     "Operator",
+    "Picked",
     "Scale",
     "Stencil",
     "Vector",

@@ -151,6 +151,12 @@ def with_groups(op: Conv, groups: int) -> Conv:
     return replace(op, weight=regrouped(op.weight, op.groups, groups), groups=groups)
 
 
+def pointwise(op: Conv) -> bool:
+    """Whether every position of the result depends on that position of the input alone."""
+    plain = all(k == 1 for k in op.kernel_size) and all(s == 1 for s in op.stride)
+    return plain and not any(p for pad in op.padding for p in pad)
+
+
 def channelwise(scale: Tensor, shift: Tensor | None, nd: int, channels: int) -> Conv:
     """``scale * x + shift`` per channel as a convolution with one tap and `channels` groups (a scaled dirac)."""
     column = scale.to(torch.float64).expand(channels).reshape(channels, 1, *[1] * nd)

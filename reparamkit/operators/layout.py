@@ -16,11 +16,13 @@ class Layout:
     Attributes:
         moves: (axes behind it before, axes behind it after) of every axis that stays whole.
         ones: axes, by how many are behind them afterwards, that have one position then.
+        rank: number of axes, where they only change places.
     """
 
     moves: tuple[tuple[int, int], ...]
     nd: None = None
     ones: tuple[int, ...] = ()
+    rank: int | None = None
 
     def after(self, behind: int) -> int | None:
         """Axes behind the channels afterwards, for channels with `behind` axes behind them; `None`: not kept."""
@@ -30,10 +32,16 @@ class Layout:
         """The other way round."""
         return next((a for a, b in self.moves if b == behind), None)
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether every axis is where it was."""
+        return self.rank is not None and all(a == b for a, b in self.moves)
+
     def then(self, other: Layout) -> Layout:
         """This one, then `other`."""
         pairs = [(a, other.after(b)) for a, b in self.moves]
-        return Layout(tuple((a, c) for a, c in pairs if c is not None), ones=other.ones)
+        rank = self.rank if self.rank == other.rank else None
+        return Layout(tuple((a, c) for a, c in pairs if c is not None), ones=other.ones, rank=rank)
 
     @property
     def params(self) -> int:

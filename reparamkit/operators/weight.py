@@ -174,6 +174,30 @@ def embedded(weight: Weight, size: Sequence[int], offset: Sequence[int], step: S
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class OneTap(Weight):
+    """A kernel of one tap, for another number of spatial axes."""
+
+    inner: Weight
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    def accumulate(self, out: Tensor, lo: int, hi: int, scale: Tensor | None = None) -> None:
+        tap = out
+        while tap.ndim > 2:
+            tap = tap.select(-1, 0)
+        while tap.ndim < len(self.inner.shape):
+            tap = tap.unsqueeze(-1)
+        self.inner.accumulate(tap, lo, hi, scale)
+
+
+def one_tap(weight: Weight, nd: int) -> Weight:
+    """A kernel of one tap as the same map of each position on `nd` spatial axes."""
+    return weight if len(weight.shape) == nd + 2 else OneTap((*weight.shape[:2], *[1] * nd), weight)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Regrouped(Weight):
     """A kernel of `blocks` groups for each group of the result, as blocks on the diagonal of that group."""
 
@@ -277,6 +301,33 @@ def stacked(*weights: Weight) -> Weight:
     """`weights` stacked along the output channels; they agree in everything else."""
     rows = sum(w.shape[0] for w in weights)
     return Stacked((rows, *weights[0].shape[1:]), weights)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Selected(Weight):
+    """Some rows of a kernel: the output channels `index` keeps, in its order."""
+
+    inner: Weight
+    index: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    def accumulate(self, out: Tensor, lo: int, hi: int, scale: Tensor | None = None) -> None:
+        rows = self.index[lo:hi]
+        if rows.numel() == 0:
+            return
+        first, last = int(rows.min()), int(rows.max()) + 1
+        values = self.inner.rows(first, last)[rows - first]
+        if scale is not None:
+            values = values.mul_(_by_row(scale, values.ndim))
+        out += values
+
+
+def selected(weight: Weight, index: Tensor) -> Weight:
+    """The output channels of `weight` that `index` ``[n]`` lists."""
+    return Selected((index.numel(), *weight.shape[1:]), weight, index)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -23,10 +23,12 @@ from reparamkit.rules import (
     no_op,
     norm_affine,
     pad,
+    pick,
     pooling,
     probe,
     scale,
     sequential,
+    spread,
     unshare,
 )
 
@@ -44,12 +46,14 @@ CORE: tuple[Rule, ...] = (
     *concat.rules,
     *pooling.rules,
     *pad.rules,
+    *pick.rules,
     *layout.rules,
     *averaging.rules,
     *border.rules,
     *no_op.rules,
     *gate.rules,
     *norm_affine.rules,
+    *spread.rules,
     *unshare.rules,
     *probe.rules,
 )

@@ -5,8 +5,9 @@ Formula: for a map A that gives every position an average of others, the same in
 the classifier behind it (StarNet, Visformer, SwiftFormer), and one behind an upsampling into the convolution in front.
 
 Conditions: as `core/layout`, of which this is another kind: A stays where it is. Adaptive average pooling, the mean
-over axes other than the channels, interpolation in any mode. Average pooling that counts its padding adds up to less
-than 1 at the border and is not among them.
+over axes other than the channels, interpolation in any mode. Average pooling that pads adds up to less than 1 at the
+border and is not among them; without padding it is a filter that merges with convolutions, and `core/spread` takes a
+norm across it where that does not pay.
 """
 
 from __future__ import annotations
@@ -17,16 +18,24 @@ from torch import nn
 from torch.nn import functional as F
 
 from reparamkit.errors import Refusal
-from reparamkit.operators import Layout
+from reparamkit.operators import Layout, Stencil
 from reparamkit.rule import Call, Context, Lift, Rule, Through
 from reparamkit.rules.conv import each
 
 RULE = "core/averaging"
+_EXACT = 1e-12
 
 
 def averaged(nd: int, ones: bool = False) -> Layout:
     """Positions are averaged, batch and channels stay; afterwards there is one position, or not."""
     return Layout(((nd + 1, nd + 1), (nd, nd)), ones=tuple(range(nd)) if ones else ())
+
+
+def is_average(op: Any) -> bool:
+    """Whether a filter gives every position an average of others."""
+    if not isinstance(op, Stencil) or op.one.reads_padding or op.one.bias is not None:
+        return False
+    return abs(float(op.one.weight.dense().sum()) - 1) < _EXACT
 
 
 def lift_adaptive(module: Any, context: Context) -> Layout:

@@ -22,6 +22,7 @@ from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator
 from reparamkit.rule import Call, Compose, Context, Lift, Rule, Through
 from reparamkit.rules import scale, sequential
 from reparamkit.rules.sizes import channels_of, is_batch, is_channels, kept_from
+from reparamkit.rules.straight import moved_pointwise, straight
 
 RULE = "core/layout"
 _PLAIN: dict[tuple[type, type], Callable[[Any, Any], Operator | Refusal]] = {
@@ -53,14 +54,18 @@ def forth_through(op: Scale, layout: Layout) -> Scale | Refusal:
 
 
 def arranged(op: Any, front: Layout | None, back: Layout | None) -> Any:
-    """`Arranged`, or what it is made of when there is nothing to arrange."""
+    """`Arranged`, or what it is made of when there is nothing to arrange, or nothing in the end."""
     if isinstance(op, Refusal) or (front is None and back is None):
         return op
-    return Arranged(op, front, back)
+    plain = None if front is None or back is None else straight(op, front, back)
+    return Arranged(op, front, back) if plain is None else plain
 
 
 def _joined(first: Layout | None, second: Layout | None) -> Layout | None:
-    return (first or second) if first is None or second is None else first.then(second)
+    if first is None or second is None:
+        return first or second
+    both = first.then(second)
+    return None if both.changes_nothing else both
 
 
 def compose_arranged(outer: Any, inner: Any) -> Any:
@@ -77,10 +82,13 @@ def compose_arranged(outer: Any, inner: Any) -> Any:
         crossed = back_through(a.op, between)
         made = crossed if isinstance(crossed, Refusal) else _composed(crossed, b.op)
         return arranged(made, b.front, _joined(between, a.back))
-    if isinstance(b.op, Scale):
-        crossed = forth_through(b.op, between)
-        made = crossed if isinstance(crossed, Refusal) else _composed(a.op, crossed)
+    moved = forth_through(b.op, between) if isinstance(b.op, Scale) else moved_pointwise(b.op, between.after, between)
+    if moved is not None:
+        made = moved if isinstance(moved, Refusal) else _composed(a.op, moved)
         return arranged(made, _joined(b.front, between), a.back)
+    turned = moved_pointwise(a.op, between.before, between)
+    if turned is not None:
+        return arranged(_composed(turned, b.op), b.front, _joined(between, a.back))
     return Refusal("RK331", "two layers with rearranged axes between them")
 
 
@@ -122,11 +130,16 @@ def lift_permute(call: Call, context: Context) -> Through | Refusal:
     """`permute`, with its axes one by one or as a tuple."""
     axes = call.args[1] if len(call.args) == 2 else call.args[1:]
     axes = call.kwargs.get("dims", axes)
-    rank = context.rank
-    if rank is None or not isinstance(axes, (list, tuple)) or any(type(a) is not int for a in axes):
+    if not isinstance(axes, (list, tuple)) or not axes or any(type(a) is not int for a in axes):
         return Refusal("RK331", "a permutation of an unknown number of axes")
-    order = [a % rank for a in axes]
-    return Through(call.args[0], Layout(tuple((rank - 1 - a, rank - 1 - at) for at, a in enumerate(order))))
+    rank = len(axes)
+    return Through(call.args[0], _permuted([a % rank for a in axes]))
+
+
+def _permuted(order: list[int]) -> Layout:
+    """The rearrangement that puts axis ``order[i]`` at place i."""
+    last = len(order) - 1
+    return Layout(tuple((last - axis, last - at) for at, axis in enumerate(order)), rank=len(order))
 
 
 def lift_transpose(call: Call, context: Context) -> Through | Refusal:
@@ -137,7 +150,7 @@ def lift_transpose(call: Call, context: Context) -> Through | Refusal:
         return Refusal("RK331", "a transposition of an unknown number of axes")
     order = list(range(rank))
     order[one % rank], order[two % rank] = order[two % rank], order[one % rank]
-    return Through(bound["input"], Layout(tuple((rank - 1 - a, rank - 1 - at) for at, a in enumerate(order))))
+    return Through(bound["input"], _permuted(order))
 
 
 def lift_reshape(call: Call, context: Context) -> Through | Refusal:

@@ -9,7 +9,6 @@ Conditions: only spatial axes are padded or sliced; slice bounds count from thei
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
@@ -110,5 +109,4 @@ _MODULES: tuple[Any, ...] = tuple(
 rules: tuple[Rule, ...] = (
     *(Lift(RULE, target, lift_pad_module, subclasses=True) for target in _MODULES),
     Lift(RULE, F.pad, lift_pad),
-    Lift(RULE, operator.getitem, lift_slice),
 )

@@ -22,7 +22,7 @@ from math import gcd
 import torch
 
 from reparamkit.errors import Refusal
-from reparamkit.operators.conv import Conv, with_groups
+from reparamkit.operators.conv import Conv, pointwise, with_groups
 from reparamkit.operators.conv_transpose import ConvTranspose
 from reparamkit.operators.scale import Stencil
 from reparamkit.operators.vector import Vector, is_zero, plus, through, values
@@ -148,14 +148,9 @@ def _stencil_after_conv(outer: Stencil, inner: Conv) -> Conv | Refusal:
     return compose_convs(outer.bind(inner.out_channels), inner)
 
 
-def _pointwise(op: Conv) -> bool:
-    plain = all(k == 1 for k in op.kernel_size) and all(s == 1 for s in op.stride)
-    return plain and not any(p for pad in op.padding for p in pad)
-
-
 def _after_transposed(outer: Conv, inner: ConvTranspose) -> ConvTranspose | Refusal:
     """A pointwise convolution only mixes channels, so it moves into a transposed one."""
-    if not _pointwise(outer) or outer.nd != inner.nd:
+    if not pointwise(outer) or outer.nd != inner.nd:
         return Refusal("RK319", f"a kernel of {outer.kernel_size} taps after a transposed convolution")
     if outer.in_channels != inner.out_channels:
         return Refusal("RK311", f"{inner.out_channels} channels into a conv of {outer.in_channels}")
@@ -164,7 +159,7 @@ def _after_transposed(outer: Conv, inner: ConvTranspose) -> ConvTranspose | Refu
 
 
 def _before_transposed(outer: ConvTranspose, inner: Conv) -> ConvTranspose | Refusal:
-    if not _pointwise(inner) or outer.nd != inner.nd:
+    if not pointwise(inner) or outer.nd != inner.nd:
         return Refusal("RK319", f"a kernel of {inner.kernel_size} taps before a transposed convolution")
     if outer.in_channels != inner.out_channels:
         return Refusal("RK311", f"{inner.out_channels} channels into a conv of {outer.in_channels}")

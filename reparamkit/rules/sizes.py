@@ -5,14 +5,16 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from reparamkit.operators import Arranged, Layout, Scale
+from reparamkit.operators import Arranged, Layout, Picked, Scale, Stencil
 
 
 def channels_of(value: Any) -> int | None:
     """Channels of a value, where the operators on the way to it tell."""
     for step in value.chain():
         op = None if step.term is None else step.term.op
-        op = op.op if isinstance(op, Arranged) else op
+        if isinstance(op, Picked) and isinstance(op.op, (Scale, Stencil)):
+            return len(op.index)
+        op = op.op if isinstance(op, (Arranged, Picked)) else op
         known = getattr(op, "out_channels", None) or getattr(op, "channels", None)
         if known:
             return int(known)
@@ -22,7 +24,7 @@ def channels_of(value: Any) -> int | None:
 def is_channels(size: Any, value: Any, behind: int) -> bool:
     """Whether `size` is the number of channels of `value`, which have `behind` axes behind them."""
     channels = channels_of(value)
-    if channels is None or _behind(value) not in (behind, None):
+    if channels is None or channel_axis(value) not in (behind, None):
         return False
     if type(size) is int:
         return size == channels
@@ -61,9 +63,6 @@ def axis_of(size: Any) -> tuple[Any, int] | None:
 
 def kept_from(other: Any, value: Any) -> tuple[int, int] | None:
     """Axes behind the channels in `value` and in `other`, from which only scales and rearrangements lead to `value`."""
-    behind = _behind(other)
-    if behind is None:
-        return None
     between = []
     for step in value.chain():
         if step is other:
@@ -73,14 +72,23 @@ def kept_from(other: Any, value: Any) -> tuple[int, int] | None:
         between.append(step.term.op)
     else:
         return None
-    here: int | None = behind
-    for op in reversed(between):
-        if isinstance(op, Layout) and here is not None:
-            here = op.after(here)
-    return None if here is None else (here, behind)
+    layouts = [op for op in between if isinstance(op, Layout)]
+    there = channel_axis(other)
+    if there is not None:
+        here = _through(there, [op.after for op in reversed(layouts)])
+        return None if here is None else (here, there)
+    here = channel_axis(value)
+    there = _through(here, [op.before for op in layouts])
+    return None if here is None or there is None else (here, there)
 
 
-def _behind(value: Any) -> int | None:
+def _through(behind: int | None, moves: list[Any]) -> int | None:
+    for move in moves:
+        behind = None if behind is None else move(behind)
+    return behind
+
+
+def channel_axis(value: Any) -> int | None:
     """Axes behind the channels of a value; `None` where nothing tells."""
     moved: list[Layout] = []
     for step in value.chain():

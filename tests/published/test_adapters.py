@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from tests.blocks import ConvBN, LoRALinear
 from tests.published.assertions import collapses
 
-LAYOUT = pytest.mark.xfail(strict=True, reason="needs a convolution of one tap as a linear layer through transpose")
 TOKENS = ((2, 6, 8), (1, 9, 8))
 
 
@@ -94,7 +93,6 @@ def test_repadapter_alone(recipe: str | None) -> None:
     assert sum(isinstance(m, nn.Conv1d) for m in deploy.modules()) == 1
 
 
-@LAYOUT
 @pytest.mark.parametrize("recipe", [None, "repadapter"])
 def test_repadapter_goes_into_the_linear_layer_behind_it(recipe: str | None) -> None:
     collapses(AdaptedMlp(), 2, *TOKENS, recipe=recipe)

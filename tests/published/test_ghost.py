@@ -111,4 +111,4 @@ def test_identity_beside_an_activated_branch_stays() -> None:
             x1 = self.primary_conv(x)
             return F.relu(self.cheap_operation(x1)) + self.fusion_bn(x1)
 
-    collapses(Activated(), 2, norms=1)
+    collapses(Activated(), 2, norms=1, refused={"RK321"})

@@ -103,10 +103,10 @@ def test_dilated_block(recipe: str | None) -> None:
     collapses(DilatedReparamBlock(), 1, recipe=recipe)
 
 
-@pytest.mark.xfail(strict=True, reason="needs batch norm through permute")
 @pytest.mark.parametrize("recipe", [None, "unireplknet"])
 def test_unireplknet(recipe: str | None) -> None:
-    collapses(UniRepLKNetBlock(), 3, recipe=recipe)
+    """What is left to tell: the gate depends on the input; the layer scale is a step of the forward, not a module."""
+    collapses(UniRepLKNetBlock(), 3, recipe=recipe, refused={"RK304", "RK310"})
 
 
 @pytest.mark.parametrize("recipe", [None, "repnext"])
@@ -129,9 +129,8 @@ def test_bias_inside_a_chain_of_bars_is_refused() -> None:
     collapses(RepNeXtSmall(bias=True), 3, refused={"RK316"})
 
 
-@pytest.mark.xfail(strict=True, reason="needs slices of channels")
 def test_chunks() -> None:
     """The bars with a bias between them stay two; without it all four parts are one depthwise kernel."""
     shapes = ((1, 16, 15, 13), (2, 16, 12, 16))
-    collapses(ChunkConv(), 4, *shapes, refused={"RK316"})
+    collapses(ChunkConv(), 4, *shapes, norms=1, refused={"RK316", "RK321"})
     collapses(ChunkConv(bias=False), 1, *shapes, policy="always")

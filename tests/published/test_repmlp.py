@@ -49,4 +49,4 @@ def test_kernels_merge_and_the_fully_connected_layer_stays() -> None:
 
     Without it: the gate's two 1x1, the fully connected layer with its norm behind a reshape, one kernel.
     """
-    collapses(RepMLPBlock(), 4, (1, 8, 8, 8), (2, 8, 4, 8), norms=1)
+    collapses(RepMLPBlock(), 4, (1, 8, 8, 8), (2, 8, 4, 8), norms=1, refused={"RK321"})

@@ -182,7 +182,7 @@ class TestBlocks:
         collapses(C2f(), 4, recipe=recipe)
 
 
-@pytest.mark.xfail(strict=True, reason="needs slices of channels")
+@pytest.mark.xfail(strict=True, reason="needs the channels of a part that only a pool reads")
 def test_adown_pads_behind_the_pool() -> None:
     """Average pooling without padding, then a padded 3x3: the pooled halo that it would need was never computed."""
     collapses(ADown(), 2, (1, 8, 14, 9), (2, 8, 9, 12), refused={"RK316"})

@@ -1,0 +1,35 @@
+"""Some of the channels, and an operator of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reparamkit.operators.conv import Conv
+from reparamkit.operators.scale import Scale, Stencil
+
+
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """``op(x[:, index])``: an operator that reads some channels of its input.
+
+    Attributes:
+        op: the operator, of as many channels as `index` lists.
+        index: the channels it reads, in order.
+        channels: how many there are.
+        nd: axes behind them.
+    """
+
+    op: Conv | Scale | Stencil
+    index: tuple[int, ...]
+    channels: int
+    nd: int
+
+    @property
+    def params(self) -> int:
+        """Numbers the operator stores."""
+        return self.op.params
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the operator per position; picking costs none."""
+        return 0 if isinstance(self.op, Scale) and self.op.is_identity else self.op.macs

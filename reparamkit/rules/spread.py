@@ -1,0 +1,30 @@
+"""core/spread: a norm goes into every layer beside it, where there are several.
+
+Formula: stacked channels are scaled part by part, ``s [a; b] + t = [s1 a + t1; s2 b + t2]``, so a batch norm behind a
+concatenation folds into all the layers in front of it (MixConv, Tan and Le, 2019; CSPNet, Wang et al., 2020). A value
+that several layers read is scaled for each of them, ``f_j(s x + t)``, so a batch norm or the affine of a layer norm
+folds into the queries, keys and values behind it (NextViT, Li et al., 2022).
+
+Conditions: nobody else reads what is between; each of the layers takes its share as `core/scale` says. All of them take
+it or none, and only modules are exchanged: no forward is written anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reparamkit.operators import Scale
+from reparamkit.rule import Rule, Switch
+from reparamkit.rules import conv_bn
+
+RULE = "core/spread"
+
+
+def may_spread(value: Any) -> bool:
+    """Whether the value is a norm in eval mode, or the affine part of one, and no identity."""
+    if value.term is None or value.parts or not isinstance(value.term.op, Scale) or value.term.is_identity:
+        return False
+    return value.split is None and (conv_bn.RULE in value.term.rules or value.tail is not None)
+
+
+rules: tuple[Rule, ...] = (Switch(RULE, may_spread),)

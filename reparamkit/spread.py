@@ -1,0 +1,101 @@
+"""spread: where a norm stands beside several layers, each of them takes its share, or the norm stays.
+
+`shares.py` changes the flow; if one of the shares finds no layer to go into, or all of it does not pay, the flow is
+changed back. `rules/spread.py` says when this is right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from reparamkit.decide import together, too_dear
+from reparamkit.errors import Refusal
+from reparamkit.rules.spread import may_spread
+from reparamkit.shares import Spread, shared_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Sequence
+
+    from reparamkit.choice import Choice
+    from reparamkit.flow import Flow, Value
+    from reparamkit.planned import Planned
+    from reparamkit.policy import Policy
+
+_VAGUE = ("RK318", "RK331")  # not an operator of the source; not affine
+
+
+def without_halves(planned: Sequence[Planned], kept: Sequence[Planned]) -> list[Planned]:
+    """Those of `kept` whose norms go into all layers they should: `planned` has every edit there was."""
+    kept, spread = list(kept), [edit for edit in planned if _norms(edit)]
+    while True:
+        lost = {norm for edit in spread if edit not in kept for norm in _norms(edit)}
+        whole = [edit for edit in kept if lost.isdisjoint(_norms(edit))]
+        if len(whole) == len(kept):
+            return kept
+        kept = whole
+
+
+def _norms(planned: Planned) -> set[Value]:
+    return {value.share.norm for value in planned.edit.candidate.values if value.share is not None}
+
+
+def with_spread_norms(flow: Flow, chosen: Choice, choose: Callable[[], Choice], policy: Policy) -> Choice:
+    """Give every norm that is in no region to its neighbours, where they are several, and choose again.
+
+    Args:
+        flow: is changed where that succeeds.
+        chosen: the regions without it.
+        choose: chooses the regions of the flow as it is.
+        policy: has to allow all of the exchange.
+    """
+    failed: dict[Value, Refusal] = {}
+    norms = [norm for norm in flow.values if norm not in chosen.done and may_spread(norm)]
+    while True:
+        spreads = [made for norm in norms if norm not in failed and (made := shared_out(norm, flow))]
+        better = choose() if spreads else chosen
+        refused = {s.norm: refusal for s in spreads if (refusal := _refused(s, better, policy))}
+        if not refused:
+            return replace(better, refusals=better.refusals | failed | _explained(norms, better, failed))
+        failed |= refused
+        for made in reversed(spreads):
+            made.undo(flow)
+
+
+def _refused(spread: Spread, chosen: Choice, policy: Policy) -> Refusal | None:
+    """Why the norm cannot go into all layers beside it, if it cannot."""
+    where, missing = spread.norm.where, spread.missing(chosen.done)
+    if missing is None:
+        mine = [region for region in chosen.regions if not set(spread.shares).isdisjoint(region.values)]
+        return too_dear(policy, *together(mine), where)
+    for value in (missing, *missing.users):
+        refusal = chosen.refusals.get(value)
+        if refusal is not None and refusal.code not in _VAGUE:
+            return replace(refusal, where=where)
+    whole = missing.share is not None and missing.share.size is None
+    beside = missing.users[0] if whole else missing.inputs[0]
+    return Refusal("RK321", f"not all of the values beside it can take it: not {beside.where}", where)
+
+
+def _explained(norms: Sequence[Value], chosen: Choice, failed: Container[Value]) -> dict[Value, Refusal]:
+    """For each norm that stays, and of which nothing else is known, what stands beside it."""
+    found = {}
+    for norm in norms:
+        if norm.gone or norm in failed or norm.source is None or not (norm.readers or norm.escapes):
+            continue
+        if any(_told(value, chosen) for value in (norm, *norm.readers)):
+            continue
+        before = norm.source.refusal
+        if before is not None and before.code not in _VAGUE and not norm.source.parts:
+            continue
+        reason = f"it stands behind {norm.source.where}" + (f" ({before.code})" if before is not None else "")
+        readers = sorted({reader.where for reader in norm.readers}) or ["the caller"]
+        more = f" and {len(readers) - 1} more" if len(readers) > 1 else ""
+        found[norm] = Refusal("RK321", f"{reason}, in front of {readers[0]}{more}", norm.where)
+    return found
+
+
+def _told(value: Value, chosen: Choice) -> bool:
+    """Whether it is an operator of which something particular was refused."""
+    refusal = chosen.refusals.get(value)
+    return value.term is not None and refusal is not None and refusal.code not in _VAGUE

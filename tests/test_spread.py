@@ -1,0 +1,211 @@
+"""A norm beside several layers goes into all of them or into none: behind a concatenation, before several readers,
+across averages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import reparamkit
+from tests.helpers import Fn, assert_same, codes, convert, counts, merged_rules, randomize
+
+C = 4
+IMAGE, TOKENS = (2, 4, 8, 6), (2, 5, 4)
+AFFINE = {
+    "version": 1,
+    "name": "affine",
+    "blocks": [{"match": {"structure": "any"}, "rules": ["core/*", "norm_affine"]}],
+}
+
+
+def behind(parts: Any, width: int, **children: Any) -> nn.Module:
+    """A batch norm behind a concatenation, an activation on each side."""
+    return Fn(lambda m, x: m.bn(torch.cat(parts(m, x.relu()), 1)).relu(), bn=nn.BatchNorm2d(width), **children)
+
+
+def layers(**more: Any) -> dict[str, Any]:
+    return {
+        "a": nn.Conv2d(C, 6, 3, padding=1, bias=False),
+        "b": nn.Conv2d(C, 2, 1),
+        "c": nn.Conv2d(C, 3, 5, padding=2),
+        **more,
+    }
+
+
+MERGED: dict[str, Any] = {
+    "two inputs": (lambda m, x: [m.a(x), m.b(x.sigmoid())], 8, 2),
+    "of one input, too dear as one": (lambda m, x: [m.a(x), m.c(x)], 9, 2),
+    "nested": (lambda m, x: [torch.cat([m.a(x), m.b(x.sigmoid())], 1), m.c(x.tanh())], 11, 3),
+    "split before": (lambda m, x: [m.d(x[:, :2]), m.e(x[:, 2:])], 5, 2),
+}
+LEFT: dict[str, Any] = {
+    "an input": (lambda m, x: [m.a(x), x], 10, "RK340"),
+    "an activation": (lambda m, x: [m.a(x), m.b(x.sigmoid()).relu()], 8, "RK321"),
+    "a part that is read twice": (lambda m, x: _twice(m.a(x), m.b(x.sigmoid())), 14, "RK321"),
+    "one part twice": (lambda m, x: [m.a(x)] * 2, 12, "RK321"),
+}
+
+
+def _twice(a: Tensor, b: Tensor) -> list[Tensor]:
+    return [a, b, a.relu()]
+
+
+@pytest.mark.parametrize("what", MERGED)
+def test_norm_behind_a_concatenation(what: str) -> None:
+    parts, width, convs = MERGED[what]
+    used = {"split before": {"d": nn.Conv2d(2, 3, 3), "e": nn.Conv2d(2, 2, 3)}}.get(what, layers())
+    deploy, report = convert(behind(parts, width, **used), IMAGE, (1, 4, 5, 7))
+    assert counts(deploy)[1] == 0
+    assert len(report.merged) == convs
+    assert "core/spread" in merged_rules(report)
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_norm_behind_a_concatenation_stays(what: str) -> None:
+    """The must-refuse twins: one part cannot take its share."""
+    parts, width, code = LEFT[what]
+    deploy, report = convert(behind(parts, width, **layers()), IMAGE)
+    assert counts(deploy)[1] == 1
+    assert code in codes(report)
+    assert "core/spread" not in merged_rules(report)
+
+
+def test_norm_whose_concatenation_is_read_elsewhere_stays() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = torch.cat([m.a(x), m.b(x.sigmoid())], 1)
+        return m.bn(y).relu() + y
+
+    deploy, report = convert(Fn(run, bn=nn.BatchNorm2d(8), **layers()), IMAGE)
+    assert counts(deploy)[1] == 1
+    assert codes(report) == {"RK321"}
+
+
+def test_share_that_overflows_takes_the_others_back() -> None:
+    """All or none holds for the numbers too: one of the merged kernels does not fit float16."""
+    model = behind(lambda m, x: [m.a(x), m.b(x.sigmoid())], 8, **layers())
+    randomize(model).half()
+    with torch.no_grad():
+        model.a.weight.fill_(6e4)
+        model.bn.running_var[0] = 1e-4
+    deploy, report = reparamkit.apply(model, return_report=True)
+    assert counts(deploy)[1] == 1
+    assert not report.merged
+    assert codes(report) == {"RK501"}
+    assert torch.equal(deploy.b.weight, model.b.weight)
+
+
+def test_recipe_without_the_rule() -> None:
+    parts, width, _ = MERGED["two inputs"]
+    recipe = {"version": 1, "name": "without", "disable": ["spread"], "blocks": [{"match": {"structure": "any"}}]}
+    deploy, report = convert(behind(parts, width, **layers()), IMAGE, recipe=recipe)
+    assert counts(deploy)[1] == 1
+    assert not report.merged
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_norm_before_several_layers(bias: bool) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.bn(x.relu())
+        return m.a(y).relu() + m.b(y).sigmoid() + m.c(y).tanh()
+
+    convs = {name: nn.Conv2d(C, 5, 1, bias=bias) for name in "abc"}
+    deploy, report = convert(Fn(run, bn=nn.BatchNorm2d(C), **convs), IMAGE)
+    assert counts(deploy) == (3, 0)
+    assert len(report.merged) == 3
+
+
+def test_norm_before_several_layers_of_which_one_pads_stays() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.bn(x.relu())
+        return m.a(y).relu() + m.b(y).sigmoid()
+
+    model = Fn(run, bn=nn.BatchNorm2d(C), a=nn.Conv2d(C, 5, 1), b=nn.Conv2d(C, 5, 3, padding=1))
+    deploy, report = convert(model, IMAGE)
+    assert counts(deploy) == (2, 1)
+    assert codes(report) == {"RK305", "RK316"}
+    assert not report.merged
+
+
+def test_norm_that_is_also_returned_stays() -> None:
+    def run(m: Any, x: Tensor) -> tuple[Tensor, ...]:
+        y = m.bn(x.relu())
+        return m.a(y), m.b(y), y
+
+    model = Fn(run, bn=nn.BatchNorm2d(C), a=nn.Conv2d(C, 5, 1), b=nn.Conv2d(C, 5, 1))
+    deploy, report = convert(model, IMAGE)
+    assert counts(deploy) == (2, 1)
+    assert "RK305" in codes(report)
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_affine_of_a_layer_norm_goes_into_queries_keys_and_values(norm: Any) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.norm(x)
+        return m.q(y).softmax(-1) * m.k(y).sigmoid() + m.v(y).relu()
+
+    projections = {name: nn.Linear(C, 6, bias=name != "k") for name in "qkv"}
+    model = Fn(run, norm=norm(C), **projections)
+    assert not convert(model, TOKENS)[1].merged
+    deploy, report = convert(model, TOKENS, recipe=AFFINE)
+    assert deploy.norm.weight is None
+    assert len(report.merged) == 3
+
+
+ACROSS: dict[str, Any] = {
+    "behind a pool": [nn.Conv2d(C, 6, 3, padding=1), nn.AvgPool2d(2), nn.BatchNorm2d(6), nn.ReLU()],
+    "behind a pool that adds up": [nn.Conv2d(C, 6, 3), nn.AvgPool2d(3, 2), nn.BatchNorm2d(6), nn.ReLU()],
+    "before a pool": [nn.ReLU(), nn.BatchNorm2d(C), nn.AvgPool2d(2), nn.Conv2d(C, 6, 3)],
+    "before the global pool": [nn.ReLU(), nn.BatchNorm2d(C), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(C, 6)],
+    "behind an upsampling": [nn.Conv2d(C, 6, 3), nn.Upsample(scale_factor=2), nn.BatchNorm2d(6), nn.ReLU()],
+}
+NOT_ACROSS: dict[str, Any] = {
+    "a pool that counts its padding": [nn.Conv2d(C, 6, 3), nn.AvgPool2d(3, 1, 1), nn.BatchNorm2d(6), nn.ReLU()],
+    "a pool that takes the largest": [nn.Conv2d(C, 6, 3), nn.MaxPool2d(2), nn.BatchNorm2d(6), nn.ReLU()],
+    "padding behind the pool": [nn.ReLU(), nn.BatchNorm2d(C), nn.AvgPool2d(2), nn.Conv2d(C, 6, 3, padding=1)],
+}
+
+
+@pytest.mark.parametrize("what", ACROSS)
+def test_norm_crosses_averages(what: str) -> None:
+    deploy, _ = convert(nn.Sequential(*ACROSS[what]), IMAGE, (1, 4, 7, 9))
+    assert counts(deploy) == (1, 0)
+
+
+@pytest.mark.parametrize("what", NOT_ACROSS)
+def test_norm_does_not_cross(what: str) -> None:
+    deploy, _ = convert(nn.Sequential(*NOT_ACROSS[what]), IMAGE)
+    assert counts(deploy) == (1, 1)
+
+
+def test_norm_behind_the_pool_of_a_concatenation() -> None:
+    model = Fn(
+        lambda m, x: m.bn(m.pool(torch.cat([m.a(x), m.b(x.sigmoid())], 1))).relu(),
+        pool=nn.AvgPool2d(2),
+        bn=nn.BatchNorm2d(8),
+        **layers(),
+    )
+    assert counts(convert(model, IMAGE)[0])[1] == 0
+
+
+ACTIVATIONS = (torch.relu, torch.sigmoid, torch.tanh, torch.abs)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.sampled_from([1, 3])), min_size=2, max_size=4), st.integers(0, 99))
+def test_any_number_of_parts(parts: list[tuple[int, int]], seed: int) -> None:
+    """Law: scaling what is stacked is stacking what is scaled."""
+    convs = [nn.Conv2d(C, width, k, padding=k // 2) for width, k in parts]
+    model: Any = Fn(
+        lambda m, x: m.bn(torch.cat([f(act(x)) for f, act in zip(m.f, ACTIVATIONS, strict=False)], 1)).relu(),
+        f=nn.ModuleList(convs),
+        bn=nn.BatchNorm2d(sum(width for width, _ in parts)),
+    )
+    randomize(model, seed).double()
+    deploy = reparamkit.apply(model)
+    assert_same(model, deploy, IMAGE)
+    assert counts(deploy)[1] == 0
