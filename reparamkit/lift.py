@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from reparamkit.agree import agreed, may_agree
+from reparamkit.answer import answer_about_call, answer_about_module
 from reparamkit.calls import bound
 from reparamkit.constant import constant_of, stored
 from reparamkit.cuts import cut_sizes, is_part, read_through
@@ -27,8 +28,7 @@ from reparamkit.flow import Flow, Frame, Stacked, Value, mapped
 from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.link import like_of, link, link_cat, link_sum
 from reparamkit.merge import Algebra, Term
-from reparamkit.onlooker import only_looks
-from reparamkit.operators import Conv, Layout, Operator
+from reparamkit.operators import Conv, Layout
 from reparamkit.own_layer import own_layer
 from reparamkit.paths import joined
 from reparamkit.ranks import channels_as_read, rank_as_read
@@ -223,7 +223,7 @@ class Lifter:
         if not self.algebra.enabled(lift.rule):
             value.refusal = None if lift.opt_in else Refusal("RK801", lift.rule, path)
             return value
-        op = _guarded(lift, module, lambda: lift.run(module, _context(inputs)))
+        op = answer_about_module(lift, module, _context(inputs))
         if isinstance(op, Split):
             value.split, op = op, op.op
         if isinstance(op, Refusal):
@@ -309,7 +309,7 @@ class Lifter:
             value.refusal = Refusal("RK801", lift.rule, value.where)
             return value
         context = _context(inputs)
-        made = _guarded(lift, frame.module, lambda: lift.run(Call(args, kwargs, _is_value), context))
+        made = answer_about_call(lift, frame.module, Call(args, kwargs, _is_value), context, _is_value)
         self._use(value, made, lift, [a for a in _flat([args, kwargs]) if isinstance(a, Tensor)], frame)
         return value
 
@@ -420,20 +420,3 @@ def _is_meta(node: fx.Node, inputs: list[Value]) -> bool:
         if name in ("_assert", "__assert__"):
             return True
     return bool(inputs) and all(v.meta for v in inputs) and node.op == "call_function"
-
-
-_LIFTED = (*get_args(Operator), Refusal, Split, Tail, Sum, Through, Cat)
-
-
-def _guarded(lift: Lift, module: nn.Module, run: Callable[[], Any]) -> Any:
-    """What a lift says; an exception in it, or a change of what it looks at, is a refusal that names the rule."""
-    try:
-        if lift.rule.startswith("core/"):
-            return run()
-        with only_looks(module):
-            made = run()
-        if not isinstance(made, _LIFTED):
-            raise TypeError(f"returned a {type(made).__name__}, which is no operator")
-        return made
-    except Exception as error:  # rules may come from plugins; whatever they raise, the block is left alone
-        return Refusal("RK804", f"{lift.rule} ({lift.origin}): {type(error).__name__}: {error}")

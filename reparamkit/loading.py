@@ -82,6 +82,9 @@ class _Loader:
                 wrong = [type(i).__name__ for i in items if not isinstance(i, kinds)]
                 if wrong:
                     raise TypeError(f"{hook} returned a {wrong[0]}")
+                nameless = [type(i.rule).__name__ for i in items if not isinstance(getattr(i, "rule", ""), str)]
+                if nameless:
+                    raise TypeError(f"the id of a rule is a {nameless[0]}, not text")
             except Exception as error:  # as above: reported with the plugin's name
                 origin = dict(self.names)[impl.plugin_name]
                 self.failures.append(LoadFailure(impl.plugin_name, origin, f"{type(error).__name__}: {error}"))

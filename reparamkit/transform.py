@@ -34,6 +34,8 @@ from reparamkit.trace import Forked
 if TYPE_CHECKING:
     from reparamkit.plan import Plan
 
+_LONGEST = 500  # characters of an error of a plugin
+
 
 @dataclass
 class Transformed:
@@ -146,7 +148,10 @@ def _change(
     except Exception as error:
         where = frame.path or "(root)"
         text = f"{rule.rule} (plugin {rule.origin}) at {where}: {type(error).__name__}: {error}"
-        raise PluginError("RK804", text) from error
+        raise PluginError("RK804", text[:_LONGEST]) from error
+    if made is not None and not isinstance(made, (Rewritten, Refusal)):
+        text = f"expected Rewritten, a Refusal or None, got a {type(made).__name__}"
+        raise PluginError("RK804", f"{rule.rule} (plugin {rule.origin}) at {frame.path or '(root)'}: {text}")
     if not isinstance(made, Rewritten):
         return made
     emitted = None if made.graph is None else _emitted(block, frame, made.graph, found, flow)

@@ -11,6 +11,7 @@ import pytest
 
 from reparamkit.errors import ReparamError
 from reparamkit.model_source import load_model
+from tests.hazards.row import hazard
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +39,7 @@ def installed(tmp_path: Path) -> Path:
 USE = "import torch, reparamkit; reparamkit.plan(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)).eval())"
 
 
-@pytest.mark.hazard(row="S14", code="-", summary="plugins run at the first conversion, never at import")
+@hazard("S14", "plugins run at the first conversion, never at import", "harmless")
 def test_s14_plugins_load_when_they_are_used(installed: Path) -> None:
     names = "import reparamkit; [getattr(reparamkit, n) for n in reparamkit.__all__]"
     assert run(names, installed) == ""
@@ -53,19 +54,19 @@ def test_s14_plugins_load_when_they_are_used(installed: Path) -> None:
         ("REPARAMKIT_LOAD_PLUGINS", "loud", "loaded"),
     ],
 )
-@pytest.mark.hazard(row="S14", code="-", summary="plugins can be switched off and chosen")
+@hazard("S14", "plugins can be switched off and chosen", "harmless")
 def test_s14_plugins_can_be_switched_off(variable: str, value: str, wanted: str, installed: Path) -> None:
     assert run(USE, installed, **{variable: value}) == wanted
 
 
-@pytest.mark.hazard(row="S14", code="RK802", summary="a plugin that breaks at import breaks nothing else")
+@hazard("S14", "a plugin that breaks at import breaks nothing else", "refused", "RK802")
 def test_s14_a_broken_plugin(installed: Path) -> None:
     (installed / "reparamkit_loud.py").write_text("raise SystemExit('gone')\n")
     code = f"{USE}\nfrom reparamkit.loading import default_registry\nprint(len(default_registry().failures))"
     assert run(code, installed) == "1"
 
 
-@pytest.mark.hazard(row="S15", code="-", summary="nothing runs at install time; the wheel is its sources")
+@hazard("S15", "nothing runs at install time; the wheel is its sources", "harmless")
 def test_s15_the_build_runs_no_code() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     assert "tool.hatch.build.hooks" not in text
@@ -77,7 +78,7 @@ SPECS = ("ultralytics:evil.pt", "ultralytics:http://x/evil.yaml.pt", "timm:hf-hu
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.hazard(row="S16", code="RK920", summary="models from hubs, and files that would be unpickled")
+@hazard("S16", "models from hubs, and files that would be unpickled", "refused", "RK920")
 def test_s16_nothing_is_fetched_or_unpickled(spec: str, harmless: Path, attacking: list[str]) -> None:
     pytest.importorskip(spec.partition(":")[0])
     attacking.clear()  # importing the package may do anything
@@ -85,7 +86,7 @@ def test_s16_nothing_is_fetched_or_unpickled(spec: str, harmless: Path, attackin
         load_model(spec)
 
 
-@pytest.mark.hazard(row="S16", code="-", summary="trust_remote_code is never on")
+@hazard("S16", "trust_remote_code is never on", "harmless")
 def test_s16_no_remote_code_and_no_unsafe_load_in_the_sources() -> None:
     sources = "\n".join(file.read_text() for file in sorted((ROOT / "reparamkit").rglob("*.py")))
     assert "trust_remote_code=True" not in sources
@@ -104,9 +105,7 @@ def test_s16_no_remote_code_and_no_unsafe_load_in_the_sources() -> None:
         assert call not in sources, call
 
 
-@pytest.mark.hazard(
-    row="S20", code="-", summary="SECURITY.md: how to report, what is trusted, what is no vulnerability"
-)
+@hazard("S20", "SECURITY.md: how to report, what is trusted, what is no vulnerability", "harmless")
 def test_s20_the_threat_model_is_stated() -> None:
     text = (ROOT / "SECURITY.md").read_text().lower()
     for part in ("reporting", "recipes", "checkpoints", "plugins", "models", "no vulnerability"):

@@ -17,6 +17,7 @@ from torch import fx, nn
 import reparamkit
 from reparamkit.checkpoint import load, load_weights
 from reparamkit.errors import CheckpointError, OutputError
+from tests.hazards.row import hazard
 from tests.helpers import assert_untouched, randomize, snapshot
 
 pytest.importorskip("safetensors")
@@ -62,7 +63,7 @@ PICKLES = {
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("what", PICKLES.values(), ids=PICKLES.keys())
 @pytest.mark.parametrize("suffix", ["pt", "pth", "bin", "ckpt", "safetensors", "txt"])
-@pytest.mark.hazard(row="S8", code="RK910", summary="pickles that run code when they are loaded")
+@hazard("S8", "pickles that run code when they are loaded", "refused", "RK910")
 def test_s8_pickles(what: Any, suffix: str, raw: bool, harmless: Path) -> None:
     file = harmless / f"evil.{suffix}"
     if raw:
@@ -72,7 +73,7 @@ def test_s8_pickles(what: Any, suffix: str, raw: bool, harmless: Path) -> None:
     refused(file, "RK910")
 
 
-@pytest.mark.hazard(row="S8", code="RK910", summary="a pickle that calls back into torch")
+@hazard("S8", "a pickle that calls back into torch", "refused", "RK910")
 def test_s8_a_pickle_of_functions_of_torch(harmless: Path) -> None:
     file = harmless / "evil.pt"
     file.write_bytes(b"ctorch\nload\n(Vother.pt\nI00\ntR.")
@@ -116,7 +117,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED.keys())
-@pytest.mark.hazard(row="S9", code="RK910", summary="malformed safetensors: sizes, offsets, shapes, headers that lie")
+@hazard("S9", "malformed safetensors: sizes, offsets, shapes, headers that lie", "refused", "RK910")
 def test_s9_safetensors(content: bytes, harmless: Path, attacking: list[str]) -> None:
     file = harmless / "evil.safetensors"
     file.write_bytes(content)
@@ -142,7 +143,7 @@ STRANGE: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.filterwarnings("ignore:Validating sparse")
 @pytest.mark.parametrize(("content", "code"), STRANGE.values(), ids=STRANGE.keys())
-@pytest.mark.hazard(row="S9", code="RK911", summary="tensors that are not the model's: keys, shapes, kinds")
+@hazard("S9", "tensors that are not the model's: keys, shapes, kinds", "refused", "RK911")
 def test_s9_tensors_that_do_not_fit(content: Any, code: str, harmless: Path) -> None:
     file = harmless / "strange.pt"
     torch.save(content, file)
@@ -152,7 +153,7 @@ def test_s9_tensors_that_do_not_fit(content: Any, code: str, harmless: Path) -> 
 @pytest.mark.parametrize(
     "text", ["", "not json", "[]", "1e999", '{"version": 9}', "[" * 5000, '{"extends": "/etc/passwd"}']
 )
-@pytest.mark.hazard(row="S9", code="RK910", summary="a recipe in a checkpoint's header that is none")
+@hazard("S9", "a recipe in a checkpoint's header that is none", "refused", "RK910")
 def test_s9_recipe_in_the_header(text: str, harmless: Path) -> None:
     from safetensors.torch import save_file
 
@@ -165,7 +166,7 @@ def test_s9_recipe_in_the_header(text: str, harmless: Path) -> None:
     assert_untouched(target, before)
 
 
-@pytest.mark.hazard(row="S10", code="RK912", summary="an output that would go through a link, or over a file")
+@hazard("S10", "an output that would go through a link, or over a file", "refused", "RK912")
 def test_s10_links_at_the_output_are_replaced(harmless: Path) -> None:
     precious = harmless / "precious"
     precious.write_text("mine")
@@ -179,7 +180,7 @@ def test_s10_links_at_the_output_are_replaced(harmless: Path) -> None:
     assert not (out / "deploy.safetensors").is_symlink()
 
 
-@pytest.mark.hazard(row="S10", code="RK912", summary="a link laid where the temporary file is expected")
+@hazard("S10", "a link laid where the temporary file is expected", "refused", "RK912")
 def test_s10_temporary_names_cannot_be_guessed(harmless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     precious = harmless / "precious"
     precious.write_text("mine")
@@ -191,7 +192,7 @@ def test_s10_temporary_names_cannot_be_guessed(harmless: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("name", ["../out.txt", "missing/deploy.safetensors", "deploy.pt", "folder.safetensors"])
-@pytest.mark.hazard(row="S10", code="RK912", summary="outputs with other names, in missing folders, over folders")
+@hazard("S10", "outputs with other names, in missing folders, over folders", "refused", "RK912")
 def test_s10_other_outputs(name: str, harmless: Path) -> None:
     (harmless / "folder.safetensors").mkdir()
     before = sorted(harmless.rglob("*"))
@@ -200,7 +201,7 @@ def test_s10_other_outputs(name: str, harmless: Path) -> None:
     assert sorted(harmless.rglob("*")) == before
 
 
-@pytest.mark.hazard(row="S11", code="RK910", summary="an archive that unpacks to far more than it is")
+@hazard("S11", "an archive that unpacks to far more than it is", "refused", "RK910")
 def test_s11_compressed_archives(harmless: Path) -> None:
     plain, bomb = harmless / "plain.pt", harmless / "bomb.pt"
     torch.save(state(), plain)
@@ -212,7 +213,7 @@ def test_s11_compressed_archives(harmless: Path) -> None:
     load_weights(model(), plain)
 
 
-@pytest.mark.hazard(row="S18", code="RK913", summary="a GraphModule, whose pickle is code, is never written")
+@hazard("S18", "a GraphModule, whose pickle is code, is never written", "refused", "RK913")
 def test_s18_what_is_written_holds_no_code(harmless: Path) -> None:
     class Extra(nn.Sequential):
         def get_extra_state(self) -> Any:
@@ -228,7 +229,7 @@ def test_s18_what_is_written_holds_no_code(harmless: Path) -> None:
     assert not any(isinstance(m, fx.GraphModule) for m in converted.modules())
 
 
-@pytest.mark.hazard(row="S17", code="-", summary="paths, users, hosts and the environment in what is written")
+@hazard("S17", "paths, users, hosts and the environment in what is written", "harmless")
 def test_s17_no_secrets_in_the_header(harmless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors import safe_open
 

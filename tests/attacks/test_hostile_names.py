@@ -15,6 +15,7 @@ from torch import nn
 import reparamkit
 from reparamkit.errors import RecipeError
 from reparamkit.recipe import load_recipe
+from tests.hazards.row import hazard
 from tests.helpers import randomize
 
 HTML = (
@@ -59,7 +60,7 @@ def named(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", HTML)
-@pytest.mark.hazard(row="S12", code="-", summary="HTML, scripts and templates in names, in the HTML report")
+@hazard("S12", "HTML, scripts and templates in names, in the HTML report", "harmless")
 def test_s12_names_in_html(name: str, attacking: list[str]) -> None:
     pytest.importorskip("jinja2")
     model = named(name)
@@ -80,7 +81,7 @@ def command(*args: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, cwd=folder, check=False)
 
 
-@pytest.mark.hazard(row="S13", code="-", summary="escape sequences and markup in names, on a terminal")
+@hazard("S13", "escape sequences and markup in names, on a terminal", "harmless")
 def test_s13_names_on_a_terminal(harmless: Path) -> None:
     pytest.importorskip("typer")
     (harmless / "evil.py").write_text(HELD.format(names=[*TERMINAL, *MARKUP]))
@@ -93,7 +94,7 @@ def test_s13_names_on_a_terminal(harmless: Path) -> None:
 
 
 @pytest.mark.parametrize("name", TERMINAL)
-@pytest.mark.hazard(row="S13", code="RK702", summary="escape sequences in what an error quotes")
+@hazard("S13", "escape sequences in what an error quotes", "refused", "RK702")
 def test_s13_quoted_in_errors(name: str, attacking: list[str]) -> None:
     spec = {"version": 1, "name": name, name: 1, "blocks": [{"match": {"class": name, name: 2}}]}
     with pytest.raises(RecipeError) as caught:

@@ -15,6 +15,7 @@ from reparamkit.errors import RecipeError
 from reparamkit.recipe import load_recipe
 from reparamkit.recipe.pattern import MAX_NAME, check_pattern, fits
 from tests.attacks.corpus import EXTENDS, RECIPES, SLOW_PATTERNS, recipe_of
+from tests.hazards.row import hazard
 
 pytestmark = pytest.mark.usefixtures("harmless")
 
@@ -30,7 +31,7 @@ def hostile(row: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("text", "code"), cases, ids=[a.name for a in RECIPES if a.row == row])
 
 
-@pytest.mark.hazard(row="S1", code="RK708", summary="YAML tags that make objects or run code")
+@hazard("S1", "YAML tags that make objects or run code", "refused", "RK708")
 @hostile("S1")
 def test_s1_tags(text: str, code: str, attacking: list[str]) -> None:
     error = refused(text)
@@ -38,19 +39,19 @@ def test_s1_tags(text: str, code: str, attacking: list[str]) -> None:
     assert "tags are not allowed in a recipe" in str(error)
 
 
-@pytest.mark.hazard(row="S2", code="RK708", summary="aliases that unfold to more than memory holds")
+@hazard("S2", "aliases that unfold to more than memory holds", "refused", "RK708")
 @hostile("S2")
 def test_s2_aliases(text: str, code: str, attacking: list[str]) -> None:
     assert refused(text).code == code
 
 
-@pytest.mark.hazard(row="S3", code="RK708", summary="nesting deeper than the parser's stack")
+@hazard("S3", "nesting deeper than the parser's stack", "refused", "RK708")
 @hostile("S3")
 def test_s3_depth(text: str, code: str, attacking: list[str]) -> None:
     assert refused(text).code == code
 
 
-@pytest.mark.hazard(row="S4", code="RK708", summary="huge files, numbers and lists")
+@hazard("S4", "huge files, numbers and lists", "refused", "RK708")
 @hostile("S4")
 def test_s4_size(text: str, code: str, attacking: list[str]) -> None:
     error = refused(text)
@@ -58,7 +59,7 @@ def test_s4_size(text: str, code: str, attacking: list[str]) -> None:
     assert len(str(error)) < 50_000
 
 
-@pytest.mark.hazard(row="S4", code="RK708", summary="the whole corpus in bounded time and memory")
+@hazard("S4", "the whole corpus in bounded time and memory", "refused", "RK708")
 def test_s4_the_whole_corpus_stays_within_limits() -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
@@ -71,7 +72,7 @@ def test_s4_the_whole_corpus_stays_within_limits() -> None:
 
 
 @pytest.mark.parametrize("name", EXTENDS)
-@pytest.mark.hazard(row="S5", code="RK708", summary="extends that leads out of the recipe's folder")
+@hazard("S5", "extends that leads out of the recipe's folder", "refused", "RK708")
 def test_s5_extends(name: str, harmless: Path) -> None:
     secret = harmless / "secret.yaml"
     secret.write_text("password: swordfish\n")
@@ -84,7 +85,7 @@ def test_s5_extends(name: str, harmless: Path) -> None:
     assert "swordfish" not in str(error)
 
 
-@pytest.mark.hazard(row="S6", code="RK704", summary="templates, variables, imports and expressions in a recipe")
+@hazard("S6", "templates, variables, imports and expressions in a recipe", "refused", "RK704")
 @hostile("S6")
 def test_s6_no_value_is_evaluated(text: str, code: str, attacking: list[str]) -> None:
     loaded = len(sys.modules)
@@ -97,14 +98,14 @@ def test_s6_no_value_is_evaluated(text: str, code: str, attacking: list[str]) ->
 
 
 @pytest.mark.parametrize("pattern", SLOW_PATTERNS)
-@pytest.mark.hazard(row="S7", code="RK704", summary="expressions whose matching takes for ever")
+@hazard("S7", "expressions whose matching takes for ever", "refused", "RK704")
 def test_s7_slow_expressions(pattern: str, attacking: list[str]) -> None:
     error = refused(recipe_of(f"{{class: 're:{pattern}'}}"))
     assert error.code == "RK704"
 
 
 @pytest.mark.parametrize("pattern", [r"(?:a|b)*c", r"\w+Block\w*", r"[ab]+x?", "*a*a*a*a*a*a*a*b"])
-@pytest.mark.hazard(row="S7", code="-", summary="expressions that are let through, on the longest name")
+@hazard("S7", "expressions that are let through, on the longest name", "harmless")
 def test_s7_what_is_let_through_is_quick(pattern: str, attacking: list[str]) -> None:
     expression = pattern if pattern.startswith("*") else f"re:{pattern}"
     try:
