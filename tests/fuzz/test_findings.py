@@ -1,0 +1,83 @@
+"""What the generated models found, each as small as it gets."""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import reparamkit
+from reparamkit.testing import randomize
+from tests.helpers import Fn, codes, convert, counts
+
+Pair = collections.namedtuple("Pair", "first second")
+
+
+class Ignores(nn.Module):
+    """Takes more than it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor, *rest: Any, **more: Any) -> Tensor:
+        return self.wide(x) + self.narrow(x)
+
+
+def test_a_block_that_is_given_more_than_it_reads_goes_on_working() -> None:
+    for call in (lambda m, x: m.block(x, x).relu(), lambda m, x: m.block(x, scale=2).relu()):
+        converted, _ = convert(Fn(call, block=Ignores()))
+        assert counts(converted) == (1, 0)
+
+
+def test_a_class_that_cannot_be_imported_is_no_exception() -> None:
+    def run(m: Any, x: Tensor) -> Any:
+        return made(F.conv2d(x, m.wide.weight * 2, None, padding=1), x)
+
+    namespace: dict[str, Any] = {"__name__": "never_registered"}
+    exec("import collections\nPair = collections.namedtuple('Pair', 'first second')", namespace)
+    made: Any = namespace["Pair"]
+    converted, report = convert(Fn(run, wide=nn.Conv2d(4, 4, 3, padding=1)))
+    assert not report.merged
+    assert "RK604" in codes(report)
+    made = Pair
+    converted, report = convert(Fn(run, wide=nn.Conv2d(4, 4, 3, padding=1)))
+    assert len(report.merged) == 1
+
+
+def test_a_slice_is_no_comparison_with_none() -> None:
+    class Sliced(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.front, self.back = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+            return self.back(self.front(x)) + x[:, [1, 0, 3, 2]]
+
+    converted, report = reparamkit.apply(randomize(Sliced()).double(), return_report=True)
+    assert counts(converted) == (1, 0)
+    assert report.untraceable == ()
+
+
+def test_a_constant_that_one_merge_does_away_with_stops_no_other() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.wide(x) + m.narrow(x)
+        return F.conv2d(torch.relu(y), m.last.weight * 2, None, padding=1)
+
+    model = Fn(run, wide=nn.Conv2d(4, 4, 3, padding=1), narrow=nn.Conv2d(4, 4, 1), last=nn.Conv2d(4, 4, 3, padding=1))
+    converted, report = convert(model)
+    assert len(report.merged) == 2
+    assert counts(converted) == (2, 0)
+    assert not reparamkit.plan(converted).edits
+
+
+def test_a_constant_that_stays_still_does() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.wide(x) + m.narrow(x)
+        return torch.relu(y) * torch.sigmoid(m.last.bias * 2).sum() + torch.relu(y).cumsum(1) ** m.last.bias.exp().sum()
+
+    model = Fn(run, wide=nn.Conv2d(4, 4, 3, padding=1), narrow=nn.Conv2d(4, 4, 1), last=nn.Conv2d(4, 4, 3, padding=1))
+    assert "RK604" in codes(convert(model)[1])
