@@ -8,29 +8,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 
-import torch
-
-from tests.fuzz.oracle import Finding, Unfit, check
-from tests.fuzz.shrink import finding, shrunk
-from tests.fuzz.writer import program
+from tests.fuzz.look import look
 
 CHUNK = 50
-
-
-def look(seed: int) -> tuple[Counter[str], str]:
-    """What happened with the program of a seed, and a report when something went wrong."""
-    torch.set_num_threads(1)
-    seen: Counter[str] = Counter()
-    made = program(seed)
-    try:
-        check(made, seen)
-    except Unfit:
-        seen["unfit"] += 1
-    except Finding as error:
-        seen["findings"] += 1
-        small = shrunk(made, error.kind)
-        return seen, f"== seed {seed}: {finding(small) or error}\n{small.text}"
-    return seen, ""
 
 
 def looked(first: int, count: int, jobs: int) -> Iterator[tuple[Counter[str], str]]:

@@ -40,11 +40,11 @@ def test_a_class_that_cannot_be_imported_is_no_exception() -> None:
     namespace: dict[str, Any] = {"__name__": "never_registered"}
     exec("import collections\nPair = collections.namedtuple('Pair', 'first second')", namespace)
     made: Any = namespace["Pair"]
-    converted, report = convert(Fn(run, wide=nn.Conv2d(4, 4, 3, padding=1)))
+    _, report = convert(Fn(run, wide=nn.Conv2d(4, 4, 3, padding=1)))
     assert not report.merged
     assert "RK604" in codes(report)
     made = Pair
-    converted, report = convert(Fn(run, wide=nn.Conv2d(4, 4, 3, padding=1)))
+    _, report = convert(Fn(run, wide=nn.Conv2d(4, 4, 3, padding=1)))
     assert len(report.merged) == 1
 
 

@@ -233,7 +233,7 @@ class Writer:
 
     def _bounded(self) -> None:
         for value in self.live.values():
-            if isinstance(value, Tensor) and not float(value.abs().max()) < LARGEST:
+            if isinstance(value, Tensor) and not float(value.detach().abs().max()) < LARGEST:
                 raise Dropped
 
     def _return(self) -> str:
