@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict, defaultdict
 from typing import Any
 
 import pytest
@@ -153,3 +154,42 @@ class HasOptional(nn.Module):
 
 def test_weights_of_what_is_not_there_are_not_read() -> None:
     assert counts(convert(HasOptional())[0]) == (1, 0)
+
+
+class Store:
+    """Keeps what it is told beside the modules, as timm's feature hooks do."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[Any, dict[str, Tensor]] = defaultdict(OrderedDict)
+
+    def take(self, device: torch.device) -> list[Tensor]:
+        found = self.outputs[device]
+        self.outputs[device] = OrderedDict()
+        return list(found.values())
+
+
+class WithStore(nn.Module):
+    """Returns what a hook has left in an object that is no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.norm.register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.store.outputs[output.device]["norm"] = output
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        self.norm(self.conv(x))
+        return self.store.take(x.device)
+
+
+def test_what_an_object_in_an_attribute_holds_is_left_as_it_was() -> None:
+    model = randomize(WithStore()).double().eval()
+    reparamkit.plan(model)
+    assert not model.store.outputs
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    converted = reparamkit.apply(model)
+    assert not model.store.outputs
+    assert torch.equal(converted(x)[0], model(x)[0])
