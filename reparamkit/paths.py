@@ -27,7 +27,9 @@ def module_at(root: nn.Module, path: str) -> nn.Module | None:
     """The module at `path`, or `None` when there is none (a parameter is none)."""
     found: Any = root
     for part in path.split(".") if path else ():
-        found = found._modules.get(part) if isinstance(found, nn.Module) else None
+        if not isinstance(found, nn.Module) or part not in found._modules:
+            return None
+        found = found._modules[part]
     return found if isinstance(found, nn.Module) else None
 
 

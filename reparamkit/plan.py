@@ -19,6 +19,7 @@ from reparamkit.job import Bench
 from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
 from reparamkit.naming import name_and_write
+from reparamkit.operators import Picked
 from reparamkit.paths import within
 from reparamkit.planned import Pending, Planned
 from reparamkit.policy import Policy
@@ -215,6 +216,8 @@ def _worth_telling(value: Value, refusal: Refusal) -> bool:
     """Not that an activation is not affine, nor that an identity was not merged once more."""
     if refusal.code in ("RK318", "RK331") or value.stays:
         return False
+    if refusal.code == "RK319" and value.term is not None and isinstance(value.term.op, Picked):
+        return False  # a slice is taken where it stands, whatever is in front of it
     idle = value.module is not None and next(value.module.parameters(), None) is None
     if idle and refusal.code in ("RK301", "RK306"):
         return False

@@ -25,8 +25,7 @@ from reparamkit.operators.conv import stack
 from reparamkit.operators.vector import Vector
 from reparamkit.operators.weight import selected
 from reparamkit.rule import Call, Compose, Concat, Context, Lift, Rule, Through
-from reparamkit.rules import dilation, kernel_padding, scale, sequential
-from reparamkit.rules.pad import lift_slice
+from reparamkit.rules import dilation, kernel_padding, pad, scale, sequential
 from reparamkit.rules.sizes import channel_axis, channels_of
 
 RULE = "core/pick"
@@ -161,7 +160,7 @@ def lift_item(call: Call, context: Context) -> Through | Refusal:
     if type(index) is int and call.is_input(value):
         return _part(value, index)
     if not _is_channel_slice(index):
-        return lift_slice(call, context)
+        return pad.lift_slice(call, context)
     total, rank, part = channels_of(value), context.rank, index[1]
     known = total is not None and rank is not None and channel_axis(value) == rank - 2
     if not known or any(type(b) is not int and b is not None for b in (part.start, part.stop, part.step)):
@@ -197,5 +196,5 @@ rules: tuple[Rule, ...] = (
     Compose(RULE, Picked, Stencil, picked_of_stencil),
     Compose(RULE, Picked, Conv, picked_of_conv),
     Concat(RULE, Picked, stack_picked),
-    Lift(RULE, operator.getitem, lift_item),
+    Lift(pad.RULE, operator.getitem, lift_item),  # a crop, as long as no slice of channels is combined with anything
 )

@@ -85,7 +85,7 @@ def test_c05_tied_weights_stay_right() -> None:
 def test_c06_values_read_elsewhere_stay(run: Any) -> None:
     converted, report = convert(Fn(run, conv=same(), bn=bn()))
     assert counts(converted) == (1, 1)
-    assert report.refused == () or places(report, "RK305") == ["bn"]
+    assert codes(report) <= {"RK321"} or places(report, "RK305") == ["bn"]
 
 
 def test_c06_the_reader_is_named() -> None:
