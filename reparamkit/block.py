@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
+from reparamkit.edits.splice import new_name
 from reparamkit.errors import Refusal
 from reparamkit.paths import below, joined, module_at
-from reparamkit.splice import new_name
 from reparamkit.survey import hooked
 from reparamkit.trace import Traced
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from reparamkit.edit import Rewrite
-from reparamkit.rewrite import frozen
+from reparamkit.edits.edit import Rewrite
+from reparamkit.edits.rewrite import frozen
 
 if TYPE_CHECKING:
     from reparamkit.decide import Candidate
-    from reparamkit.edit import Edit
+    from reparamkit.edits.edit import Edit
     from reparamkit.errors import Refusal
     from reparamkit.flow import Value
 

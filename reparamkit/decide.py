@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from reparamkit.chain import path_term
 from reparamkit.cost import Cost, cost_of
+from reparamkit.edits.region import region
 from reparamkit.errors import Refusal
+from reparamkit.lift.chain import path_term
 from reparamkit.lower import realizable
 from reparamkit.operators import Arranged, Layout, Scale
-from reparamkit.region import region
 from reparamkit.rules import conv_bn
 from reparamkit.rules.sizes import channels_of
 

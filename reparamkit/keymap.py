@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import fx, nn
 
-from reparamkit.constant import read_by
-from reparamkit.edit import Swap
+from reparamkit.edits.edit import Swap
+from reparamkit.lift.constant import read_by
 from reparamkit.paths import joined, modules_under, within
 
 if TYPE_CHECKING:

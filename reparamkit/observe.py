@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from reparamkit.ambient import undrawn
 from reparamkit.arguments import called
 from reparamkit.block import Seen, Shape
-from reparamkit.copies import WITHOUT_EXAMPLE, copy_of
+from reparamkit.edits.copies import WITHOUT_EXAMPLE, copy_of
 from reparamkit.paths import modules_under
+from reparamkit.trace.ambient import undrawn
 
 if TYPE_CHECKING:
     from reparamkit.survey import Survey

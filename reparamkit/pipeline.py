@@ -21,7 +21,9 @@ import torch
 from torch import nn
 
 from reparamkit.check import checked_example, checked_model, expectations
-from reparamkit.edit import Rewrite
+from reparamkit.edits.edit import Rewrite
+from reparamkit.edits.splice import Journal, Steps, copied, splice
+from reparamkit.edits.steps import steps_of
 from reparamkit.errors import ModelError, RecipeError, Refusal
 from reparamkit.example_form import form_of
 from reparamkit.keymap import key_map, keys_of, moved
@@ -34,9 +36,7 @@ from reparamkit.progress import watched
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry
 from reparamkit.report import Report
-from reparamkit.splice import Journal, Steps, copied, splice
 from reparamkit.spread import without_halves
-from reparamkit.steps import steps_of
 from reparamkit.summary import report_of
 from reparamkit.survey import survey
 from reparamkit.transform import transform

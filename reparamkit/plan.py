@@ -10,15 +10,15 @@ from torch import nn
 
 from reparamkit.choice import Choice
 from reparamkit.decide import Candidate, Chooser
-from reparamkit.edit import Edit
-from reparamkit.emit import Emitted
+from reparamkit.edits.edit import Edit
+from reparamkit.edits.emit import Emitted
+from reparamkit.edits.host import host
+from reparamkit.edits.naming import name_and_write
 from reparamkit.errors import Refusal
 from reparamkit.flow import Flow, Value
-from reparamkit.host import host
 from reparamkit.job import Bench
 from reparamkit.lift import Lifter
 from reparamkit.merge import Algebra
-from reparamkit.naming import name_and_write
 from reparamkit.operators import Picked
 from reparamkit.paths import within
 from reparamkit.planned import Pending, Planned

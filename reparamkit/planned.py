@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reparamkit.edit import Edit
+    from reparamkit.edits.edit import Edit
     from reparamkit.flow import Flow
 
 

@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from reparamkit.block import Seen, Shape
+from reparamkit.edits.splice import Journal, Steps, splice
 from reparamkit.errors import Refusal, VerificationError
-from reparamkit.splice import Journal, Steps, splice
 from reparamkit.survey import HOOKS
 from reparamkit.verify import largest_gap
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from reparamkit.constant import stored
 from reparamkit.flow import mapped
+from reparamkit.lift.constant import stored
 
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Frame, Share, Value

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from reparamkit.edit import Edit
+from reparamkit.edits.edit import Edit
 from reparamkit.errors import RecipeError, Refusal
 from reparamkit.recipe import Block, Expect, Match, Recipe
 from reparamkit.standin import StandIn

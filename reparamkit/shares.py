@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from reparamkit.flow import Share, Value
-from reparamkit.link import link
+from reparamkit.lift.link import link
 from reparamkit.merge import Term
 from reparamkit.operators import Layout, Scale
 from reparamkit.rules import averaging

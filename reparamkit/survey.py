@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from reparamkit.bypass import bypassed
-from reparamkit.calls import with_all_ways
 from reparamkit.errors import ModelError, Refusal
 from reparamkit.paths import below, modules_under
-from reparamkit.reuse import Memory
 from reparamkit.trace import Forked, Traced, trace
-from reparamkit.watch import storage_of, storages_of
+from reparamkit.trace.bypass import bypassed
+from reparamkit.trace.calls import with_all_ways
+from reparamkit.trace.reuse import Memory
+from reparamkit.trace.watch import storage_of, storages_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

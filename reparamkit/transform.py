@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from torch import fx, nn
 
 from reparamkit.block import Block, Seen
-from reparamkit.emit import Emitted, emit_graph
+from reparamkit.edits.emit import Emitted, emit_graph
+from reparamkit.edits.rewrite import unwritable
+from reparamkit.edits.splice import Journal, Steps, splice
 from reparamkit.errors import PluginError, Refusal, ReparamError
 from reparamkit.flow import Flow, Frame
 from reparamkit.keymap import Move, keys_of
@@ -24,10 +26,8 @@ from reparamkit.observe import observe
 from reparamkit.paths import below, joined, module_at, within
 from reparamkit.prove_block import prove_block
 from reparamkit.ranges import Ranges
-from reparamkit.rewrite import unwritable
 from reparamkit.rule import Rewritten, Transform
 from reparamkit.scope import allowed_here, switched_on, transforms_of
-from reparamkit.splice import Journal, Steps, splice
 from reparamkit.survey import Survey, survey
 from reparamkit.trace import Forked
 

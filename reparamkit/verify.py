@@ -16,17 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from reparamkit.ambient import undrawn
 from reparamkit.arguments import called
-from reparamkit.copies import WITHOUT_EXAMPLE, copy_of
-from reparamkit.ends import in_front
+from reparamkit.edits.copies import WITHOUT_EXAMPLE, copy_of
+from reparamkit.edits.ends import in_front
 from reparamkit.errors import ModelError, Refusal, VerificationError
 from reparamkit.lower import lower, numbers
 from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.reference import ConvRun, LinearRun, remember, run_module, run_value, summed_up
+from reparamkit.trace.ambient import undrawn
 
 if TYPE_CHECKING:
-    from reparamkit.edit import Edit
+    from reparamkit.edits.edit import Edit
     from reparamkit.flow import Flow, Value
     from reparamkit.rule import RuleSet
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import reparamkit
-from reparamkit.borders import bordered
+from reparamkit.trace.borders import bordered
 from tests.helpers import assert_same, codes, convert, counts, gap, inputs, randomize
 from tests.published.test_dbb import DiverseBranchBlock
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from reparamkit.check import checked_example, checked_tree
+from reparamkit.edits.splice import Journal, Steps, copied, splice
 from reparamkit.errors import RecipeError, Refusal
 from reparamkit.expand.block import Expanded
 from reparamkit.expand.build import build, can_be_online
@@ -31,7 +32,6 @@ from reparamkit.loading import build_or_default
 from reparamkit.pipeline import Plugins, RecipeLike
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry
-from reparamkit.splice import Journal, Steps, copied, splice
 from reparamkit.standin import StandIn
 from reparamkit.survey import survey
 

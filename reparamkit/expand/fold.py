@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from reparamkit.chain import path_term
 from reparamkit.errors import Refusal
 from reparamkit.expand.layer import Layer
 from reparamkit.flow import Flow
 from reparamkit.lift import Lifter
+from reparamkit.lift.chain import path_term
 from reparamkit.lower import numbers, realizable
 from reparamkit.merge import Algebra, Like
 from reparamkit.operators import Conv

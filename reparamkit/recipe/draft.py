@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from reparamkit.edit import Rewrite
+from reparamkit.edits.edit import Rewrite
 from reparamkit.paths import module_at, within
 from reparamkit.pipeline import apply, plan
 from reparamkit.plan import Plan

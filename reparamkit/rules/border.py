@@ -14,12 +14,12 @@ from dataclasses import replace
 
 import torch
 
-from reparamkit.borders import bordered
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, conv
 from reparamkit.operators.vector import Vector
 from reparamkit.rule import Call, Context, Lift, Rule, Through
 from reparamkit.rules.usable import unusable
+from reparamkit.trace.borders import bordered
 
 RULE = "core/border"
 _UNITS = 64  # of rounding that computing the value may have cost

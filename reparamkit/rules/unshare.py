@@ -9,8 +9,8 @@ afterwards and take as much memory as there are copies, which is why a recipe ha
 
 from __future__ import annotations
 
+from reparamkit.lift.sharing import may_have_copies
 from reparamkit.rule import Rule, Switch
-from reparamkit.sharing import may_have_copies
 
 RULE = "core/unshare"
 

@@ -39,8 +39,8 @@ def test_a16_what_goes_is_not_copied() -> None:
     everything, Counted.copies = Counted.copies, 0
     # A parameter of a foreign type is not merged, so the conversion is planned for the plain model.
     plain = randomize(seq(Block(), same(), bn(), nn.ReLU(), same())).double()
-    from reparamkit.splice import copied
-    from reparamkit.steps import steps_of
+    from reparamkit.edits.splice import copied
+    from reparamkit.edits.steps import steps_of
     from reparamkit.verify import Proven
 
     plan = reparamkit.plan(plain)

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch.fx.proxy import Proxy
 
-from reparamkit.ambient import LOOKED_THROUGH, QUESTIONS, Chance, is_generator, seeds
-from reparamkit.bytecode import doubts
-from reparamkit.userstate import Held
+from reparamkit.trace.ambient import LOOKED_THROUGH, QUESTIONS, Chance, is_generator, seeds
+from reparamkit.trace.bytecode import doubts
+from reparamkit.trace.userstate import Held
 
 # Functions of these packages handle proxies themselves or never see one.
 _OTHERS = frozenset({"torch", "reparamkit", *sys.stdlib_module_names, "numpy"})

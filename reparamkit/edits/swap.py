@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from reparamkit.edit import Swap
-from reparamkit.ends import backs, fronts, outermost, unit
+from reparamkit.edits.edit import Swap
+from reparamkit.edits.ends import backs, fronts, outermost, unit
+from reparamkit.edits.own_layer import OwnLayer, fits, geometry, takes_weights
 from reparamkit.operators import Conv, ConvTranspose
-from reparamkit.own_layer import OwnLayer, fits, geometry, takes_weights
 from reparamkit.paths import below
 from reparamkit.standin import StandIn
 from reparamkit.survey import hooked

@@ -7,15 +7,15 @@ import types
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from reparamkit.bytecode import instructions
-from reparamkit.watch import Untraceable
+from reparamkit.trace.bytecode import instructions
+from reparamkit.trace.watch import Untraceable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import nn
 
-    from reparamkit.tracer import TwinTracer
+    from reparamkit.trace.tracer import TwinTracer
 
 
 def placeholders(tracer: TwinTracer, module: nn.Module, free: bool) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from reparamkit.cuts import is_cut, takes_part
-from reparamkit.facts import CONV_RANKS, RANKED, keeps_rank, rank_of_module
+from reparamkit.lift.cuts import is_cut, takes_part
+from reparamkit.lift.facts import CONV_RANKS, RANKED, keeps_rank, rank_of_module
 from reparamkit.paths import joined
 from reparamkit.trace import Traced
 

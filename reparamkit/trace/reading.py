@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from reparamkit.things import NOTHING, Bag, Inner, Super, Things, bag, content, is_tensor, things_in
+from reparamkit.trace.things import NOTHING, Bag, Inner, Super, Things, bag, content, is_tensor, things_in
 
 if TYPE_CHECKING:
-    from reparamkit.access import Access
+    from reparamkit.trace.access import Access
 
 _ROUNDS = 8
 # Of a tensor, these are the same after a fold.

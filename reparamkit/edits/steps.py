@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from torch import nn
 
-from reparamkit.edit import Swap
-from reparamkit.emit import removed_by
+from reparamkit.edits.edit import Swap
+from reparamkit.edits.emit import removed_by
+from reparamkit.edits.rewritten import would_fold_again
+from reparamkit.edits.splice import Steps
 from reparamkit.lower import neutral
 from reparamkit.paths import below
 from reparamkit.plan import Plan
 from reparamkit.planned import Planned
-from reparamkit.rewritten import would_fold_again
-from reparamkit.splice import Steps
 from reparamkit.standin import settled
 from reparamkit.verify import Proven
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reparamkit.paths import modules_under
-from reparamkit.reuse import Log
+from reparamkit.trace.reuse import Log
 
 
 class Untraceable(Exception):

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from reparamkit.errors import Refusal
-from reparamkit.onlooker import only_looks
+from reparamkit.lift.onlooker import only_looks
 from reparamkit.operators import Operator, Scale
 from reparamkit.rule import Cat, Lift, Split, Sum, Tail, Through
 

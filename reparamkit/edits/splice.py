@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import nn
 
-from reparamkit.copies import copy_of
-from reparamkit.emit import Emitted
-from reparamkit.held import exchanged, own_places
+from reparamkit.edits.copies import copy_of
+from reparamkit.edits.emit import Emitted
+from reparamkit.edits.rewritten import quiet_class, rewritten_class
 from reparamkit.paths import module_at, modules_under
-from reparamkit.rewritten import quiet_class, rewritten_class
+from reparamkit.trace.held import exchanged, own_places
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Proxy, Scope, TracerBase
 
-from reparamkit.ambient import ambient
-from reparamkit.facts import Returned, makes_tensor, parts_of
-from reparamkit.forks import Forks, TooManyWays
-from reparamkit.held import exchanged, held_modules, own_places
-from reparamkit.reuse import Absent, Log
-from reparamkit.twin import (
+from reparamkit.lift.facts import Returned, makes_tensor, parts_of
+from reparamkit.trace.ambient import ambient
+from reparamkit.trace.forks import Forks, TooManyWays
+from reparamkit.trace.held import exchanged, held_modules, own_places
+from reparamkit.trace.reuse import Absent, Log
+from reparamkit.trace.twin import (
     FILLABLE,
     REGISTRIES,
     SKIPPED,
@@ -29,7 +29,7 @@ from reparamkit.twin import (
     root_class,
     state_of,
 )
-from reparamkit.watch import Untraceable
+from reparamkit.trace.watch import Untraceable
 
 
 class TwinTracer(TracerBase):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reparamkit.paths import module_at
-from reparamkit.symbols import Symbols
+from reparamkit.trace.symbols import Symbols
 
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, types.FunctionType)
 _MISSING = object()

@@ -7,8 +7,8 @@ from typing import Any
 from torch import fx, nn
 
 from reparamkit.errors import Refusal
-from reparamkit.parameters import extras_read, forward_of, signature_of
-from reparamkit.trace import Forked, Traced
+from reparamkit.trace.forward import Forked, Traced
+from reparamkit.trace.parameters import extras_read, forward_of, signature_of
 
 
 def bound(module: nn.Module, traced: Traced, node: fx.Node) -> dict[str, fx.Node] | None:

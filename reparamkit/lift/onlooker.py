@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from reparamkit.reuse import Log
-from reparamkit.watch import Untraceable, Watch, storages_of
+from reparamkit.trace.reuse import Log
+from reparamkit.trace.watch import Untraceable, Watch, storages_of
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 

@@ -23,17 +23,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_list
 
-from reparamkit.ambient import ambient
-from reparamkit.borders import write_borders
 from reparamkit.errors import Refusal
-from reparamkit.facts import Returned, is_tensor_module, makes_tensor
-from reparamkit.forks import Forks, TooManyWays, runs
-from reparamkit.lasting import Lasting, alike, left_behind
-from reparamkit.parameters import placeholders
-from reparamkit.reuse import Log, Memory
-from reparamkit.tracer import TwinTracer
-from reparamkit.twin import Missing, proxies_in, state_of
-from reparamkit.watch import Untraceable, Watch
+from reparamkit.lift.facts import Returned, is_tensor_module, makes_tensor
+from reparamkit.trace.ambient import ambient
+from reparamkit.trace.borders import write_borders
+from reparamkit.trace.forks import Forks, TooManyWays, runs
+from reparamkit.trace.lasting import Lasting, alike, left_behind
+from reparamkit.trace.parameters import placeholders
+from reparamkit.trace.reuse import Log, Memory
+from reparamkit.trace.tracer import TwinTracer
+from reparamkit.trace.twin import Missing, proxies_in, state_of
+from reparamkit.trace.watch import Untraceable, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.fx.proxy import Proxy
 
-from reparamkit.reuse import Absent
-from reparamkit.twin import FILLABLE, REGISTRIES, proxies_in, state_of
+from reparamkit.trace.reuse import Absent
+from reparamkit.trace.twin import FILLABLE, REGISTRIES, proxies_in, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import nn
 
-    from reparamkit.reuse import Log
+    from reparamkit.trace.reuse import Log
 
 Place = tuple[str, str]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from reparamkit.source import reachable
+from reparamkit.trace.source import reachable
 
 # What the field's converters are called. On a converted block they have nothing left to do.
 _CONVERTERS = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from reparamkit.edits.region import region
 from reparamkit.errors import Refusal
 from reparamkit.paths import below
-from reparamkit.region import region
 
 if TYPE_CHECKING:
     from reparamkit.decide import Candidate

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from reparamkit.flow import mapped, tensor_of
-from reparamkit.inplace import mutates
+from reparamkit.lift.inplace import mutates
 
 if TYPE_CHECKING:
     from reparamkit.flow import Frame

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reparamkit.edit import Edit
+from reparamkit.edits.edit import Edit
+from reparamkit.edits.rewrite import rewrite_for
+from reparamkit.edits.swap import restored, swap_for
+from reparamkit.edits.ways import other_way
 from reparamkit.errors import Refusal
-from reparamkit.rewrite import rewrite_for
-from reparamkit.swap import restored, swap_for
-from reparamkit.ways import other_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,8 +11,8 @@ import torch
 from torch import fx
 
 from reparamkit.errors import CODES, Refusal
-from reparamkit.parameters import extras_read
 from reparamkit.paths import joined
+from reparamkit.trace.parameters import extras_read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

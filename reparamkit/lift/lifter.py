@@ -17,27 +17,27 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from reparamkit.agree import agreed, may_agree
-from reparamkit.answer import answer_about_call, answer_about_module
-from reparamkit.calls import bound
-from reparamkit.constant import constant_of, stored
-from reparamkit.cuts import cut_sizes, is_part, read_through
+from reparamkit.edits.own_layer import own_layer
 from reparamkit.errors import Refusal
-from reparamkit.facts import rank_of_call, rank_of_module
 from reparamkit.flow import Flow, Frame, Stacked, Value, mapped
-from reparamkit.inplace import mark_shared_mutation, may_mutate, mutates
-from reparamkit.link import like_of, link, link_cat, link_sum
+from reparamkit.lift.agree import agreed, may_agree
+from reparamkit.lift.answer import answer_about_call, answer_about_module
+from reparamkit.lift.constant import constant_of, stored
+from reparamkit.lift.cuts import cut_sizes, is_part, read_through
+from reparamkit.lift.facts import rank_of_call, rank_of_module
+from reparamkit.lift.inplace import mark_shared_mutation, may_mutate, mutates
+from reparamkit.lift.link import like_of, link, link_cat, link_sum
+from reparamkit.lift.ranks import channels_as_read, rank_as_read
+from reparamkit.lift.sharing import call_sites, may_have_copies
 from reparamkit.merge import Algebra, Term
 from reparamkit.operators import Conv, Layout
-from reparamkit.own_layer import own_layer
 from reparamkit.paths import joined
-from reparamkit.ranks import channels_as_read, rank_as_read
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Tail, Through
 from reparamkit.rules import no_op, unshare
-from reparamkit.sharing import call_sites, may_have_copies
 from reparamkit.survey import Survey, hooked
 from reparamkit.trace import Forked, Traced
+from reparamkit.trace.calls import bound
 
 ANCHORS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _MAX_DEPTH = 40

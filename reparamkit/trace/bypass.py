@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from reparamkit.access import Access
-from reparamkit.held import held_modules
-from reparamkit.parameters import forward_of
+from reparamkit.trace.access import Access
+from reparamkit.trace.held import held_modules
+from reparamkit.trace.parameters import forward_of
 
 
 def bypassed(module: nn.Module) -> set[nn.Module]:

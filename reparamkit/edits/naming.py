@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from reparamkit.edit import Rewrite
-from reparamkit.emit import Emitted, Merge, emit, removed_by
+from reparamkit.edits.edit import Rewrite
+from reparamkit.edits.emit import Emitted, Merge, emit, removed_by
+from reparamkit.edits.splice import is_free, new_name
 from reparamkit.errors import Refusal
 from reparamkit.flow import Frame
 from reparamkit.paths import within
 from reparamkit.planned import Planned
 from reparamkit.recipe import Block
-from reparamkit.splice import is_free, new_name
 from reparamkit.spread import without_halves
 
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from reparamkit.chain import path_term
 from reparamkit.flow import Frame
+from reparamkit.lift.chain import path_term
 from reparamkit.merge import Algebra, Term
 from reparamkit.operators import Conv, Operator, Scale
 from reparamkit.operators.vector import values

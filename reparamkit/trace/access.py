@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import nn
 
-from reparamkit.reading import Reading
-from reparamkit.source import tree_of
-from reparamkit.things import NOTHING, Bag, Method, Super, Things, bag, is_tensor, is_torchs, things_in
+from reparamkit.trace.reading import Reading
+from reparamkit.trace.source import tree_of
+from reparamkit.trace.things import NOTHING, Bag, Method, Super, Things, bag, is_tensor, is_torchs, things_in
 
 _CHILDREN = frozenset({"children", "named_children", "items", "values", "__iter__"})
 _ALL_MODULES = frozenset({"modules", "named_modules", "get_submodule", "apply"})

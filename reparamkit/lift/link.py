@@ -9,9 +9,9 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from reparamkit.chain import nearest_common, path_term, sum_term
 from reparamkit.errors import Refusal
 from reparamkit.flow import Value
+from reparamkit.lift.chain import nearest_common, path_term, sum_term
 from reparamkit.merge import Algebra, Like, Term
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Stencil
 from reparamkit.rule import Cat, Lift

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from reparamkit.constant import readers
-from reparamkit.edit import Rewrite
-from reparamkit.ends import around, backs, fronts, lies_inside, only_around, outermost
+from reparamkit.edits.edit import Rewrite
+from reparamkit.edits.ends import around, backs, fronts, lies_inside, only_around, outermost
 from reparamkit.errors import Refusal
+from reparamkit.lift.constant import readers
 from reparamkit.paths import within
 
 if TYPE_CHECKING:

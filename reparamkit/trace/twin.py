@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 from torch.fx.proxy import Attribute, Proxy
 
-from reparamkit.bytecode import asked_kind
-from reparamkit.reuse import logging_attributes
-from reparamkit.symbols import SymbolicNames
-from reparamkit.watch import Untraceable
+from reparamkit.trace.bytecode import asked_kind
+from reparamkit.trace.reuse import logging_attributes
+from reparamkit.trace.symbols import SymbolicNames
+from reparamkit.trace.watch import Untraceable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,0 +1,13 @@
+"""trace: the first stage. One module's own forward becomes a graph, its children as leaves.
+
+forward                                         start here: a forward runs on a recording twin of its module
+tracer, twin, parameters, borders               what is recorded, and with what it is called
+symbols, bytecode, forks, ambient               what its code may ask, and every answer it may get
+watch, held, userstate, lasting                 what it holds beside its modules, may change, leaves behind
+calls, reuse                                    other calls than the plain one; modules that are alike
+bypass, access, reading, things, source         what a forward that cannot be traced does, read from its source
+"""
+
+from reparamkit.trace.forward import Forked, Traced, trace
+
+__all__ = ["Forked", "Traced", "trace"]
