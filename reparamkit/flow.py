@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from reparamkit.errors import Refusal
     from reparamkit.merge import Term
     from reparamkit.rule import Split, Tail
-    from reparamkit.trace import Traced
+    from reparamkit.trace.forward import Traced
 
 
 _ARITHMETIC = frozenset({"core/branch_sum", "core/scale"})

@@ -17,7 +17,7 @@ from reparamkit.edits.naming import name_and_write
 from reparamkit.errors import Refusal
 from reparamkit.flow import Flow, Value
 from reparamkit.job import Bench
-from reparamkit.lift import Lifter
+from reparamkit.lift.lifter import Lifter
 from reparamkit.merge import Algebra
 from reparamkit.operators import Picked
 from reparamkit.paths import within

@@ -11,9 +11,9 @@ from torch import nn
 
 from reparamkit.errors import ModelError, Refusal
 from reparamkit.paths import below, modules_under
-from reparamkit.trace import Forked, Traced, trace
 from reparamkit.trace.bypass import bypassed
 from reparamkit.trace.calls import with_all_ways
+from reparamkit.trace.forward import Forked, Traced, trace
 from reparamkit.trace.reuse import Memory
 from reparamkit.trace.watch import storage_of, storages_of
 

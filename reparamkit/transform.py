@@ -19,7 +19,7 @@ from reparamkit.edits.splice import Journal, Steps, splice
 from reparamkit.errors import PluginError, Refusal, ReparamError
 from reparamkit.flow import Flow, Frame
 from reparamkit.keymap import Move, keys_of
-from reparamkit.lift import Lifter
+from reparamkit.lift.lifter import Lifter
 from reparamkit.merge import Algebra
 from reparamkit.merged import Merged
 from reparamkit.observe import observe
@@ -29,7 +29,7 @@ from reparamkit.ranges import Ranges
 from reparamkit.rule import Rewritten, Transform
 from reparamkit.scope import allowed_here, switched_on, transforms_of
 from reparamkit.survey import Survey, survey
-from reparamkit.trace import Forked
+from reparamkit.trace.forward import Forked
 
 if TYPE_CHECKING:
     from reparamkit.plan import Plan

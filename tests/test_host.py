@@ -262,7 +262,7 @@ class TestFailure:
     @pytest.mark.parametrize("step", ["_take_parameters", "_put", "_rewrite", "rewritten_class"])
     @pytest.mark.parametrize("at", [0, 1])
     def test_in_a_step(self, monkeypatch: pytest.MonkeyPatch, step: str, at: int, inplace: bool) -> None:
-        from reparamkit import splice
+        from reparamkit.edits import splice
 
         calls, original = [], getattr(splice, step)
 

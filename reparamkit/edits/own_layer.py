@@ -19,13 +19,13 @@ from reparamkit.errors import Refusal
 from reparamkit.flow import Value, mapped
 from reparamkit.operators import Conv
 from reparamkit.rule import Call, Tail, Through
-from reparamkit.trace import trace
+from reparamkit.trace.forward import trace
 
 if TYPE_CHECKING:
     from reparamkit.flow import Frame
     from reparamkit.operators import Operator
     from reparamkit.rule import Lift
-    from reparamkit.trace import Forked
+    from reparamkit.trace.forward import Forked
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from reparamkit.errors import Refusal
 from reparamkit.expand.layer import Layer
 from reparamkit.flow import Flow
-from reparamkit.lift import Lifter
 from reparamkit.lift.chain import path_term
+from reparamkit.lift.lifter import Lifter
 from reparamkit.lower import numbers, realizable
 from reparamkit.merge import Algebra, Like
 from reparamkit.operators import Conv

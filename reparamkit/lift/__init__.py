@@ -6,7 +6,3 @@ link, chain, agree, sharing           how a value becomes an operator of another
 inplace                               which values change while others are read
 answer, onlooker                      what a rule may say of what it is shown, and do to it
 """
-
-from reparamkit.lift.lifter import Lifter
-
-__all__ = ["Lifter"]

@@ -36,8 +36,8 @@ from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Tail, Through
 from reparamkit.rules import no_op, unshare
 from reparamkit.survey import Survey, hooked
-from reparamkit.trace import Forked, Traced
 from reparamkit.trace.calls import bound
+from reparamkit.trace.forward import Forked, Traced
 
 ANCHORS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _MAX_DEPTH = 40

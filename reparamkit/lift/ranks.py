@@ -13,7 +13,7 @@ from torch import fx, nn
 from reparamkit.lift.cuts import is_cut, takes_part
 from reparamkit.lift.facts import CONV_RANKS, RANKED, keeps_rank, rank_of_module
 from reparamkit.paths import joined
-from reparamkit.trace import Traced
+from reparamkit.trace.forward import Traced
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

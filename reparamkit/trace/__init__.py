@@ -7,7 +7,3 @@ watch, held, userstate, lasting                 what it holds beside its modules
 calls, reuse                                    other calls than the plain one; modules that are alike
 bypass, access, reading, things, source         what a forward that cannot be traced does, read from its source
 """
-
-from reparamkit.trace.forward import Forked, Traced, trace
-
-__all__ = ["Forked", "Traced", "trace"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reparamkit.lift import Lifter
+from reparamkit.lift.lifter import Lifter
 from reparamkit.loading import default_registry
 from reparamkit.merge import Algebra
 from reparamkit.model_source import ModelSourceError, load_model
