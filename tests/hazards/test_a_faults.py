@@ -20,7 +20,7 @@ from tests.test_transform import Twice, doubled, plugin
 
 PACKAGE = Path(reparamkit.__file__).parent
 # Where the model is changed. There, and in the function that commits, every line is tried.
-CHANGING = {str(PACKAGE / f"{name}.py") for name in ("splice", "transform", "rewritten")}
+CHANGING = {str(PACKAGE / f"{name}.py") for name in ("edits/splice", "transform", "edits/rewritten")}
 COMMIT = (str(PACKAGE / "pipeline.py"), "carry_out")
 ERRORS = (RuntimeError, KeyboardInterrupt, MemoryError)
 PARTS = 4
