@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import reparamkit
 from tests.hazards.models import C, bn, same, seq
@@ -17,6 +18,7 @@ from tests.helpers import (
     Fn,
     assert_same,
     branches,
+    codes,
     conv_bn,
     convert,
     convert_as_is,
@@ -157,3 +159,28 @@ def test_a_refusal_says_where_and_why() -> None:
     assert places(report, "RK316") == ["body.0.1"]
     text = str(report)
     assert "body.0.1: RK316 border would change" in text
+
+
+class OwnKernels(nn.Module):
+    """Two kernels that are parameters of the block itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Parameter(torch.randn(4, 4, 3, 3)), nn.Parameter(torch.randn(4, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.wide, padding=1) + F.conv2d(x, self.narrow)
+
+
+@pytest.mark.parametrize(
+    ("reads", "left"),
+    [
+        (lambda m, y: y * m.block.wide.mean(), "RK301"),
+        (lambda m, y: F.conv2d(y, m.block.narrow), "RK301"),
+        (lambda m, y: y * 2, ""),
+    ],
+)
+def test_kernels_that_another_forward_reads_stay(reads: Any, left: str) -> None:
+    converted, report = convert(Fn(lambda m, x: reads(m, torch.relu(m.block(x))), block=OwnKernels()), (2, 4, 6, 6))
+    assert left in codes(report) if left else len(report.merged) == 1
+    assert hasattr(converted.block, "wide") is bool(left)

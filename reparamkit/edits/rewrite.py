@@ -11,7 +11,7 @@ from reparamkit.edits.edit import Rewrite
 from reparamkit.edits.ends import around, backs, fronts, lies_inside, only_around, outermost
 from reparamkit.errors import Refusal
 from reparamkit.lift.constant import readers
-from reparamkit.paths import within
+from reparamkit.paths import joined, within
 
 if TYPE_CHECKING:
     from torch import fx
@@ -119,14 +119,22 @@ def _read_elsewhere(frame: Frame, candidate: Candidate, flow: Flow, survey: Surv
     """A module that would go while another forward, one that does not go with it, reads its tensors."""
     inside = set(candidate.values)
     for value in candidate.values:
-        if value.module is None:
-            continue
-        readers = survey.touched.get(id(value.module), set()) - {frame.path}
-        readers = {r for r in readers if r not in flow.frames or not lies_inside(flow.frames[r], inside, flow)}
-        if readers:
-            where = value.module_path or value.where
-            return Refusal("RK301", f"the forward of {min(readers) or '(root)'} reads its tensors", where)
+        for owner in _owners(value, survey):
+            readers = survey.touched.get(id(owner), set()) - {frame.path}
+            readers = {r for r in readers if r not in flow.frames or not lies_inside(flow.frames[r], inside, flow)}
+            if readers:
+                where = value.module_path or value.where
+                return Refusal("RK301", f"the forward of {min(readers) or '(root)'} reads its tensors", where)
     return None
+
+
+def _owners(value: Value, survey: Survey) -> list[nn.Module]:
+    """The module that a value calls, or the modules whose tensors its operation is given."""
+    if value.module is not None:
+        return [value.module]
+    names = [str(node.target) for node in value.node.all_input_nodes if node.op == "get_attr"]
+    paths = {joined(value.path, name).rpartition(".")[0] for name in names} | ({value.path} if names else set())
+    return [survey.modules[path] for path in sorted(paths) if path in survey.modules]
 
 
 def _lost(frame: Frame, candidate: Candidate) -> Refusal | None:
