@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
+import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
@@ -59,18 +60,26 @@ class TestSize:
 
 
 class TestLatency:
-    def test_what_takes_longer_is_found(self) -> None:
-        def slow(x: Tensor) -> None:
-            time.sleep(0.004)
+    def test_what_takes_longer_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With a stopwatch of our own: a busy machine may call anything longer."""
+        seconds = {"slow": [4e-3, 5e-3, 3e-3, 4e-3, 9e-3], "fast": [1e-3, 2e-3, 1e-3, 1e-3, 3e-3]}
 
-        def fast(x: Tensor) -> None:
-            time.sleep(0.001)
+        class Stopwatch:
+            def __init__(self, code: str, globals: dict[str, Any], num_threads: int) -> None:
+                self.times = iter(seconds[globals["model"]])
 
-        found = latency(slow, fast, (X,), rounds=5, seconds=0.001)
-        assert found.ratio > 1.5
-        assert found.differs
-        assert "shorter" in str(found)
-        assert "LONGER" in str(latency(fast, slow, (X,), rounds=5, seconds=0.001))
+            def timeit(self, number: int) -> None:
+                """Warm up."""
+
+            def blocked_autorange(self, min_run_time: float) -> Any:
+                return SimpleNamespace(median=next(self.times))
+
+        monkeypatch.setattr(sys.modules[latency.__module__], "Timer", Stopwatch)
+        slow, fast = cast("Any", "slow"), cast("Any", "fast")
+        found = latency(slow, fast, (X,), rounds=5)
+        assert (found.ratio, found.before, found.after, found.differs) == (3.0, 4e-3, 1e-3, True)
+        assert "3.00 times shorter" in str(found)
+        assert "3.00 times LONGER" in str(latency(fast, slow, (X,), rounds=5))
 
     def test_what_lies_within_the_spread_is_no_difference(self) -> None:
         found = Latency("eager", 1.1, 0.9, 1.3, 2e-3, 1.8e-3, 15)
