@@ -162,16 +162,19 @@ def test_a_refusal_says_where_and_why() -> None:
 
 
 class OwnKernels(nn.Module):
-    """Two kernels that are parameters of the block itself."""
+    """Two kernels that are parameters of the block itself, used as they are or in the dtype of the input."""
 
-    def __init__(self) -> None:
+    def __init__(self, cast: bool) -> None:
         super().__init__()
+        self.cast = cast
         self.wide, self.narrow = nn.Parameter(torch.randn(4, 4, 3, 3)), nn.Parameter(torch.randn(4, 4, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.wide, padding=1) + F.conv2d(x, self.narrow)
+        wide, narrow = (w.to(x.dtype) if self.cast else w for w in (self.wide, self.narrow))
+        return F.conv2d(x, wide, padding=1) + F.conv2d(x, narrow)
 
 
+@pytest.mark.parametrize("cast", [False, True])
 @pytest.mark.parametrize(
     ("reads", "left"),
     [
@@ -180,7 +183,8 @@ class OwnKernels(nn.Module):
         (lambda m, y: y * 2, ""),
     ],
 )
-def test_kernels_that_another_forward_reads_stay(reads: Any, left: str) -> None:
-    converted, report = convert(Fn(lambda m, x: reads(m, torch.relu(m.block(x))), block=OwnKernels()), (2, 4, 6, 6))
+def test_kernels_that_another_forward_reads_stay(reads: Any, left: str, cast: bool) -> None:
+    model = Fn(lambda m, x: reads(m, torch.relu(m.block(x))), block=OwnKernels(cast))
+    converted, report = convert(model, (2, 4, 6, 6))
     assert left in codes(report) if left else len(report.merged) == 1
     assert hasattr(converted.block, "wide") is bool(left)

@@ -10,7 +10,7 @@ from torch import nn
 from reparamkit.edits.edit import Rewrite
 from reparamkit.edits.ends import around, backs, fronts, lies_inside, only_around, outermost
 from reparamkit.errors import Refusal
-from reparamkit.lift.constant import readers
+from reparamkit.lift.constant import read_by, readers
 from reparamkit.paths import joined, within
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _read_elsewhere(frame: Frame, candidate: Candidate, flow: Flow, survey: Surv
     """A module that would go while another forward, one that does not go with it, reads its tensors."""
     inside = set(candidate.values)
     for value in candidate.values:
-        for owner in _owners(value, survey):
+        for owner in _owners(value, flow, survey):
             readers = survey.touched.get(id(owner), set()) - {frame.path}
             readers = {r for r in readers if r not in flow.frames or not lies_inside(flow.frames[r], inside, flow)}
             if readers:
@@ -128,11 +128,11 @@ def _read_elsewhere(frame: Frame, candidate: Candidate, flow: Flow, survey: Surv
     return None
 
 
-def _owners(value: Value, survey: Survey) -> list[nn.Module]:
+def _owners(value: Value, flow: Flow, survey: Survey) -> list[nn.Module]:
     """The module that a value calls, or the modules whose tensors its operation is given."""
     if value.module is not None:
         return [value.module]
-    names = [str(node.target) for node in value.node.all_input_nodes if node.op == "get_attr"]
+    names = [str(node.target) for node in read_by(value.node, flow.frames[value.path])]
     paths = {joined(value.path, name).rpartition(".")[0] for name in names} | ({value.path} if names else set())
     return [survey.modules[path] for path in sorted(paths) if path in survey.modules]
 
