@@ -148,25 +148,18 @@ class Chooser:
         for candidate in self._candidates(value, origin):
             rest = self._best(candidate.source, origin)
             cost = candidate.after + rest.cost
-            if not self.policy.prefers(cost, best.cost):
-                if value.cost is not None:
-                    self._tell(value, candidate)
-                continue
+            better = self.policy.prefers(cost, best.cost)
+            if not better and value.cost is None:
+                continue  # of a value whose own cost was measured, it is told that it is cheaper as it is
             refusal = self._too_dear(candidate)
-            if refusal is None:
-                best = _Best(cost, (*rest.regions, candidate))
-            else:
+            if refusal is not None:
                 self.refusals.setdefault(value, refusal)
+            elif better:
+                best = _Best(cost, (*rest.regions, candidate))
         self._memo[key] = best
         for candidate in best.regions:
             self._used_by.setdefault(candidate, []).append(key)
         return best
-
-    def _tell(self, value: Value, candidate: Candidate) -> None:
-        """Say of a value whose own cost was measured that it is cheaper as it is."""
-        refusal = self._too_dear(candidate)
-        if refusal is not None:
-            self.refusals.setdefault(value, refusal)
 
     def _kept(self, value: Value, origin: Value) -> _Best:
         """The node as it is, its inputs cut the best way."""

@@ -18,9 +18,14 @@ def below(path: str, root: str) -> bool:
     return path.startswith(f"{root}.")
 
 
+def holders(path: str) -> Iterator[str]:
+    """The paths of the modules around the one at `path`, without the root, the outermost first."""
+    return (path[:at] for at, sign in enumerate(path) if sign == ".")
+
+
 def within(path: str, roots: Collection[str]) -> bool:
     """Whether `path` is one of `roots` or lies inside one."""
-    return path in roots or any(path[:at] in roots for at, sign in enumerate(path) if sign == ".")
+    return path in roots or any(holder in roots for holder in holders(path))
 
 
 def module_at(root: nn.Module, path: str) -> nn.Module | None:

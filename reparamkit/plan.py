@@ -139,8 +139,7 @@ def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Regist
     paths: list[str] = []
     for flow in Lifter(survey, registry, algebra).flows():
         if not within(flow.path, replaced):
-            _plan_flow(plan, flow, algebra, by_path)
-            replaced |= _measured(plan.edits, flow)
+            replaced |= _measured(_plan_flow(plan, flow, algebra, by_path))
         paths += flow.frames
     written = name_and_write(plan.edits, by_path)
     plan.edits, plan.rewrites = written.edits, written.rewrites
@@ -149,10 +148,9 @@ def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Regist
     return plan
 
 
-def _measured(edits: list[Planned], flow: Flow) -> set[str]:
+def _measured(choice: Choice) -> set[str]:
     """Modules that go as a whole: they were measured, so what is inside is no part of the flow."""
-    values = [v for planned in edits if planned.flow is flow for v in planned.edit.candidate.values]
-    return {v.path for v in values if v.term is not None and measured.RULE in v.term.rules}
+    return {v.path for v in choice.done if v.term is not None and measured.RULE in v.term.rules}
 
 
 def _pending(plan: Plan, paths: Sequence[str], scopes: dict[str, Block]) -> Iterator[Pending]:
@@ -196,7 +194,8 @@ def _chosen(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) 
     return choice if wider.freezes else wider
 
 
-def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> None:
+def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> Choice:
+    """Add to the plan what is merged in a flow, and what is refused."""
     choice = _chosen(plan, flow, algebra, scopes)
     if algebra.enabled(spread.RULE):
         choice = with_spread_norms(flow, choice, lambda: _chosen(plan, flow, algebra, scopes), plan.policy)
@@ -210,6 +209,7 @@ def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block
         # A value that was merged may still say why not further: the border, the geometry.
         if value not in done or (value in ends and refusal.code.startswith("RK31")):
             plan.refusals.append(refusal.at(value.where))
+    return choice
 
 
 def _worth_telling(value: Value, refusal: Refusal) -> bool:

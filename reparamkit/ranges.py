@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from reparamkit.lift.facts import name_of
 from reparamkit.survey import hooked
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Ranges:
             return False
         if value.module is not None:
             return self._of_module(value.module, value)
-        name = value.node.target if isinstance(value.node.target, str) else getattr(value.node.target, "__name__", "")
+        name = name_of(value.node.target)
         if not _is_torch(value.node):
             return False
         if name in _MAKING or (name in _CLAMPING and _clamps_to_positive(value.node)):

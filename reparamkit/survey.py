@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from reparamkit.errors import ModelError, Refusal
-from reparamkit.paths import below, modules_under
+from reparamkit.paths import below, holders, modules_under
 from reparamkit.trace.bypass import bypassed
 from reparamkit.trace.calls import with_all_ways
 from reparamkit.trace.forward import Forked, Traced, trace
@@ -87,8 +87,8 @@ class Survey:
         found: set[str] = set()
         for path, module in self.modules.items():
             for reader in touched.get(id(module), ()):
-                holders = [path[:at] for at, sign in enumerate(path) if sign == "."]
-                found.update(p for p in (path, *holders, "") if not (reader == p or below(reader, p)))
+                around = (path, *holders(path), "")
+                found.update(p for p in around if not (reader == p or below(reader, p)))
         return frozenset(found)
 
     def boundary(self, path: str) -> Refusal | None:

@@ -172,7 +172,8 @@ class _Proof:
             self.run = LinearRun(module, x)
         elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             self.run = ConvRun(module, x)
-        if self.run is not None and self.run.shape == self.want.shape and not (self.after or self.rest):
+        last = self.after is None and self.rest is None
+        if last and self.run is not None and self.run.shape == self.want.shape:
             self._sum_up(self.run)
 
     def _sum_up(self, run: ConvRun | LinearRun) -> None:

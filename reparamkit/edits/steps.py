@@ -12,7 +12,7 @@ from reparamkit.edits.emit import removed_by
 from reparamkit.edits.rewritten import would_fold_again
 from reparamkit.edits.splice import Steps
 from reparamkit.lower import neutral
-from reparamkit.paths import below
+from reparamkit.paths import below, holders
 from reparamkit.plan import Plan
 from reparamkit.planned import Planned
 from reparamkit.standin import settled
@@ -51,7 +51,7 @@ def _remainder_makers(edit: Swap) -> dict[str | None, Callable[[], nn.Module]]:
 def _quiet(made: Plan, steps: Steps) -> tuple[str, ...]:
     """Modules around exchanged ones whose own converter would fold once more; the root keeps its class."""
     exchanged = (*steps.weights, *steps.modules, *steps.aside, *steps.remainders)
-    around = {path[:at] for path in exchanged for at, sign in enumerate(path) if sign == "."}
+    around = {holder for path in exchanged for holder in holders(path)}
     gone = {*steps.modules, *steps.aside, *steps.remainders, *steps.rewrites}
     return tuple(sorted(p for p in around - gone if would_fold_again(made.survey.modules[p].__class__)))
 

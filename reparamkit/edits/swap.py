@@ -8,9 +8,9 @@ from torch import nn
 
 from reparamkit.edits.edit import Swap
 from reparamkit.edits.ends import backs, fronts, outermost, unit
-from reparamkit.edits.own_layer import OwnLayer, fits, geometry, takes_weights
+from reparamkit.lift.own_layer import OwnLayer, fits, geometry, takes_weights
 from reparamkit.operators import Conv, ConvTranspose
-from reparamkit.paths import below
+from reparamkit.paths import below, holders
 from reparamkit.standin import StandIn
 from reparamkit.survey import hooked
 
@@ -40,7 +40,7 @@ def restored(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
 def _stand_ins(candidate: Candidate, flow: Flow, survey: Survey) -> list[Frame]:
     """The stand-ins around values of the region that nothing else knows of."""
     paths = {value.path for value in candidate.values}
-    around = {path[:at] for path in paths for at, sign in enumerate(path) if sign == "."} | paths
+    around = {holder for path in paths for holder in holders(path)} | paths
     frames = [flow.frames[path] for path in sorted(around - {""}) if path in flow.frames]
     return [f for f in frames if isinstance(f.module, StandIn) and _unknown(f, survey)]
 

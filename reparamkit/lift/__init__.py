@@ -1,8 +1,8 @@
 """lift: the second stage. Traced forwards become values, each an operator of a source or opaque with a reason.
 
-lifter                                start here
-facts, ranks, cuts, constant          what the graph tells of axes, channels, parts, numbers
-link, chain, agree, sharing           how a value becomes an operator of another
-inplace                               which values change while others are read
-answer, onlooker                      what a rule may say of what it is shown, and do to it
+lifter                                 start here
+facts, ranks, cuts, constant           what the graph tells of axes, channels, parts, numbers
+link, chain, agree, sharing, own_layer how a value becomes an operator of another
+inplace                                which values change while others are read
+answer, onlooker                       what a rule may say of what it is shown, and do to it
 """

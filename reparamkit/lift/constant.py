@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from reparamkit.flow import mapped, tensor_of
+from reparamkit.lift.facts import name_of
 from reparamkit.lift.inplace import mutates
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ _PURE = frozenset(
     "rsqrt sigmoid softplus tanh softmax pow".split()
 )
 
+_KNOWN = _CASTS | _PURE
+
 
 def constant_of(node: fx.Node, frame: Frame) -> Tensor | None:
     """The tensor that a call stands for, when parameters alone decide about it.
@@ -33,8 +36,8 @@ def constant_of(node: fx.Node, frame: Frame) -> Tensor | None:
         node: a call of a function or a method; those before it have been looked at (`Value.constant`).
         frame: the forward it stands in.
     """
-    name = _name(node)
-    if name not in _CASTS | _PURE or not node.args or not isinstance(node.args[0], fx.Node):
+    name = name_of(node.target)
+    if name not in _KNOWN or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     first = stored(node.args[0], frame)
     if first is None or _changed(node):
@@ -52,11 +55,7 @@ def constant_of(node: fx.Node, frame: Frame) -> Tensor | None:
 
 def _changed(node: fx.Node) -> bool:
     """Whether what the node gives, or a view of it, is changed in place later on."""
-    return any(mutates(user) or (_name(user) in _CASTS | _PURE and _changed(user)) for user in node.users)
-
-
-def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
+    return any(mutates(user) or (name_of(user.target) in _KNOWN and _changed(user)) for user in node.users)
 
 
 def stored(node: fx.Node, frame: Frame) -> Tensor | None:

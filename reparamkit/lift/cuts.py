@@ -6,6 +6,7 @@ import operator
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from reparamkit.lift.facts import name_of
 from reparamkit.rules.sizes import channel_axis, channels_of
 
 if TYPE_CHECKING:
@@ -35,11 +36,7 @@ def read_through(part: Value) -> None:
 
 def is_cut(node: fx.Node) -> bool:
     """Whether it cuts a value into parts."""
-    return _name(node) in ("chunk", "split", "split_with_sizes")
-
-
-def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name_of(node.target) in ("chunk", "split", "split_with_sizes")
 
 
 def cut_sizes(node: fx.Node, inputs: list[Value], read: Callable[[fx.Node], int | None]) -> tuple[int, ...] | None:
@@ -65,8 +62,8 @@ def cut_sizes(node: fx.Node, inputs: list[Value], read: Callable[[fx.Node], int 
     if type(wanted) is not int or wanted < 1:
         return None
     if total is None:
-        return _as_read(node, wanted, read) if _name(node) == "chunk" else None
-    each = ceil(total / wanted) if _name(node) == "chunk" else wanted
+        return _as_read(node, wanted, read) if name_of(node.target) == "chunk" else None
+    each = ceil(total / wanted) if name_of(node.target) == "chunk" else wanted
     return tuple(min(each, total - start) for start in range(0, total, each))
 
 

@@ -65,9 +65,14 @@ def rank_of_module(module: nn.Module, rank: int | None) -> int | None:
     return None
 
 
+def name_of(target: Any) -> str:
+    """The name of what a node calls: of a function or a method."""
+    return target if isinstance(target, str) else str(getattr(target, "__name__", ""))
+
+
 def rank_of_call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ranks: list[int | None]) -> int | None:
     """Axes of the result of a function or of a method (given by name)."""
-    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    name = name_of(target)
     if not isinstance(target, str) and target in _FIXED:
         return _FIXED[target]
     if name == "flatten":
@@ -169,7 +174,7 @@ _TENSOR_MODULES = frozenset(
 
 def parts_of(node: fx.Node) -> tuple[int | None, bool]:
     """How many parts an iteration over the value has at most, and whether exactly; `None` where nothing tells."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = name_of(node.target)
     wanted = node.args[1] if len(node.args) > 1 else None
     if name in ("chunk", "tensor_split", "unsafe_chunk"):
         count = node.kwargs.get("chunks", node.kwargs.get("sections", wanted))

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from reparamkit.errors import Refusal
+from reparamkit.lift.facts import name_of
 
 if TYPE_CHECKING:
     from torch import fx, nn
@@ -71,8 +72,7 @@ def _fresh(value: Value) -> bool:
             )
             and "Drop" not in kind
         )
-    name = value.node.target if isinstance(value.node.target, str) else getattr(value.node.target, "__name__", "")
-    return name in _FRESH
+    return name_of(value.node.target) in _FRESH
 
 
 def mark_shared_mutation(flow: Flow) -> None:

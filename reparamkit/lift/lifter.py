@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from reparamkit.edits.own_layer import own_layer
 from reparamkit.errors import Refusal
 from reparamkit.flow import Flow, Frame, Stacked, Value, mapped
 from reparamkit.lift.agree import agreed, may_agree
@@ -27,6 +26,7 @@ from reparamkit.lift.cuts import cut_sizes, is_part, read_through
 from reparamkit.lift.facts import rank_of_call, rank_of_module
 from reparamkit.lift.inplace import mark_shared_mutation, may_mutate, mutates
 from reparamkit.lift.link import like_of, link, link_cat, link_sum
+from reparamkit.lift.own_layer import own_layer
 from reparamkit.lift.ranks import channels_as_read, rank_as_read
 from reparamkit.lift.sharing import call_sites, may_have_copies
 from reparamkit.merge import Algebra, Term

@@ -29,9 +29,9 @@ def bypassed(module: nn.Module) -> set[nn.Module]:
     held = {
         m for value in module.__dict__.values() for m in held_modules(value) if m not in children and m is not module
     }
-    access = Access(module)
     if type(module).__module__.startswith("torch."):
         return held  # wrappers of torch call what they wrap
+    access = Access(module)
     try:
         access.function(forward_of(module), [frozenset([module])])
     except Exception:  # reading somebody's code may fail in ways nobody has seen; then it may do anything
