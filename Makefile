@@ -25,7 +25,8 @@ test-oldest:
 	$(MAKE) $(VENV)-oldest/.oldest VENV=$(VENV)-oldest TORCH="torch==2.6.0 torchvision==0.21.0 numpy"
 	$(VENV)-oldest/bin/python -m pytest -n $(JOBS) -m "not zoo" tests
 
-# Generated models against what they compute; MODELS=1000 FIRST=0 for fewer, or others.
+# Generated models against what they compute; MODELS=1000 FIRST=0 for fewer, or others. What it finds is written to
+# fuzz-output/findings.txt as it comes; started again, it goes on where it was stopped.
 MODELS ?= 100000
 FIRST  ?= 0
 fuzz: $(VENV)/.dev
@@ -54,7 +55,7 @@ bench: $(VENV)/.dev
 	for file in $(filter-out benchmarks/coverage.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest mutants build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest mutants build dist site demo-output fuzz-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Each stamp is made once, and again only when what it depends on changed: the second run starts at once.
 # torch comes first and alone, so that no later step picks another build of it.

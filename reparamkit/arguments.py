@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from reparamkit.errors import ModelError
 
 
 def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """Positional and keyword arguments from what a user gives as `example_inputs`."""
+    """Positional and keyword arguments from what a user gives as `example_inputs`.
+
+    Their tensors are copies, for a forward may change what it is given. One that is given twice stays one.
+    """
+    example_inputs = _copied(example_inputs)
     if isinstance(example_inputs, dict):
         return (), example_inputs
     if isinstance(example_inputs, (tuple, list)):
@@ -31,3 +36,16 @@ def called(model: nn.Module, example_inputs: Any) -> Any:
     except Exception as error:  # the user's code, on what the user gave
         text = f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {error}"
         raise ModelError("RK104", text) from error
+
+
+def _copied(example_inputs: Any) -> Any:
+    known: dict[int, Tensor] = {}
+
+    def copied(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        if id(x) not in known:
+            known[id(x)] = x.detach().clone().requires_grad_(x.requires_grad)
+        return known[id(x)]
+
+    return pytree.tree_map(copied, example_inputs)

@@ -1,41 +1,28 @@
-"""`python -m tests.fuzz --models 100000`: look at many generated models, and print what goes wrong, made small."""
+"""`python -m tests.fuzz --models 100000`: look at many generated models; resumes where it was stopped."""
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from pathlib import Path
 
-from tests.fuzz.look import look
-
-CHUNK = 50
-
-
-def looked(first: int, count: int, jobs: int) -> Iterator[tuple[Counter[str], str]]:
-    """`look` for `count` seeds, in `jobs` processes."""
-    seeds = range(first, first + count)
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap_unordered(look, seeds, chunksize=CHUNK)
+from tests.fuzz.campaign import Campaign
 
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
-    parser.add_argument("--models", type=int, default=100_000)
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--models", type=int, default=100_000, help="how many seeds")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    parser.add_argument("--out", type=Path, default=Path("fuzz-output"), help="folder of findings.txt and done.jsonl")
     options = parser.parse_args()
-    total: Counter[str] = Counter()
-    for done, (seen, text) in enumerate(looked(options.first, options.models, options.jobs), 1):
-        total += seen
-        if text:
-            print(text, flush=True)
-        if done % 1000 == 0:
-            print(f"{done}: {dict(total)}", flush=True)
-    print(f"{options.models} seeds: {dict(total)}")
-    return int(total["findings"] > 0)
+    campaign = Campaign(options.out, options.first, options.models)
+    for told in campaign.run(options.jobs):
+        print(told, flush=True)
+    print(campaign.summary)
+    return int(campaign.seen["findings"] > 0)
 
 
 if __name__ == "__main__":
