@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from reparamkit.edits.edit import Edit
 from reparamkit.edits.rewrite import rewrite_for
 from reparamkit.edits.swap import restored, swap_for
-from reparamkit.edits.ways import other_way
+from reparamkit.edits.ways import other_way, written_for_one
 from reparamkit.errors import Refusal
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def host(candidate: Candidate, flow: Flow, survey: Survey, gone: frozenset[Value
         return refusal
     # The outermost forward may insist on a plain call: its caller reads the error. Inside, what worked must work.
     insists = flow.main and rewrite.path == flow.path == ""
-    return rewrite if insists else other_way(candidate, flow) or rewrite
+    if insists:
+        return rewrite
+    return other_way(candidate, flow) or written_for_one(rewrite.path, flow, candidate.target.where) or rewrite
 
 
 def _checked(gone: Iterable[str], flow: Flow) -> Refusal | None:

@@ -21,7 +21,7 @@ def other_way(candidate: Candidate, flow: Flow, anchor: str = "") -> Refusal | N
         flow: where it is.
         anchor: the module that takes the merged operator.
     """
-    if not (flow.ways or flow.unknown) and flow.main:
+    if not _forks(flow):
         return None
     if _inside_a_child(candidate, flow):
         return None
@@ -36,6 +36,17 @@ def other_way(candidate: Candidate, flow: Flow, anchor: str = "") -> Refusal | N
     if any(_breaks(steps, way, steps[0] == anchor) for way in flow.ways):
         return Refusal("RK604", "the forward does something else with it, depending on what it is given", where)
     return None
+
+
+def written_for_one(path: str, flow: Flow, where: str) -> Refusal | None:
+    """Why the forward of `path` cannot be written anew, if it goes several ways: the new one would go one of them."""
+    if path != flow.path or not _forks(flow):
+        return None
+    return Refusal("RK604", "the forward depends on what it is given, and this is more than a chain of modules", where)
+
+
+def _forks(flow: Flow) -> bool:
+    return bool(flow.ways or flow.unknown or not flow.main)
 
 
 def _inside_a_child(candidate: Candidate, flow: Flow) -> bool:

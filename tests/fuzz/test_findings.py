@@ -81,3 +81,52 @@ def test_a_constant_that_stays_still_does() -> None:
 
     model = Fn(run, wide=nn.Conv2d(4, 4, 3, padding=1), narrow=nn.Conv2d(4, 4, 1), last=nn.Conv2d(4, 4, 3, padding=1))
     assert "RK604" in codes(convert(model)[1])
+
+
+def test_a_forward_that_goes_two_ways_is_not_written_anew_for_one() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        front = m.front(x)
+        other = front if front.size(0) > 100 else m.other(front)
+        other.add_(front)
+        return front + torch.relu(m.last(m.first(x) * 1))
+
+    layers = {name: nn.Conv2d(4, 4, 1) for name in ("front", "other", "first", "last")}
+    layers["front"] = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+    _, report = convert(Fn(run, **layers))
+    assert "RK604" in codes(report)
+    assert not report.merged
+
+
+def test_a_block_whose_caller_drops_its_result_keeps_what_it_returns() -> None:
+    class Dropped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+            self.scale = nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.conv(x)).clone()
+            _ = y * self.scale.exp() + self.scale
+            return y
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        m.dropped(x)
+        return x * 1.5
+
+    converted, report = convert(Fn(run, dropped=Dropped()), policy="always")
+    assert counts(converted) == (1, 0)
+    assert [m.path for m in report.merged] == ["dropped.conv"]
+
+
+def test_example_inputs_that_the_forward_changes_stay_as_they_are() -> None:
+    def run(m: Any, x: Tensor, times: int = 1) -> Tensor:
+        x.add_(1)
+        return m.norm(m.conv(x))
+
+    model = Fn(run, conv=nn.Conv2d(4, 4, 1), norm=nn.BatchNorm2d(4))
+    x = torch.ones(1, 4, 3, 3, dtype=torch.float64)
+    for example in (x, (x,), {"x": x}):
+        _, report = convert(model, example_inputs=example)
+        assert torch.equal(x, torch.ones_like(x))
+        assert report.whole_model is not None
+        assert report.whole_model.error < 1e-9
