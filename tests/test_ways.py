@@ -136,6 +136,20 @@ def test_a_model_may_be_called_with_its_optional_arguments() -> None:
     assert counts(converted) == (1, 1)
 
 
+def test_a_forward_with_several_ways_is_not_written_anew_for_one_of_them() -> None:
+    """Layers in a list take a rewrite; both ways call them alike, but what is returned differs."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = x if x.shape[0] > 100 else x.relu()
+        for layer in m.all:
+            x = layer(x) * 1
+        return x + y
+
+    model = Fn(run, all=nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(2)))
+    converted, _ = convert(model)
+    assert type(converted) is Fn
+
+
 class Masked(nn.Module):
     """Attention as far as it matters here: what it does in the end depends on the mask, its convolution comes first.
 

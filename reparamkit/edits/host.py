@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reparamkit.edits.edit import Edit
+from reparamkit.edits.edit import Edit, Rewrite
 from reparamkit.edits.rewrite import rewrite_for
 from reparamkit.edits.swap import restored, swap_for
 from reparamkit.edits.ways import other_way
@@ -42,7 +42,15 @@ def host(candidate: Candidate, flow: Flow, survey: Survey, gone: frozenset[Value
         return refusal
     # The outermost forward may insist on a plain call: its caller reads the error. Inside, what worked must work.
     insists = flow.main and rewrite.path == flow.path == ""
-    return rewrite if insists else other_way(candidate, flow) or rewrite
+    return rewrite if insists else other_way(candidate, flow) or _only_one(rewrite, flow) or rewrite
+
+
+def _only_one(rewrite: Rewrite, flow: Flow) -> Refusal | None:
+    """A refusal when the forward to be written anew goes other ways too, which the new one would not."""
+    if rewrite.path != flow.path or not (flow.ways or flow.unknown):
+        return None
+    reason = "the forward goes other ways too, depending on what it is given; rewriting would lose them"
+    return Refusal("RK604", reason, rewrite.path)
 
 
 def _checked(gone: Iterable[str], flow: Flow) -> Refusal | None:
