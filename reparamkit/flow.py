@@ -178,6 +178,8 @@ class Frame:
         output: the value it returns, when it returns one.
         inputs: the values of its parameters.
         span: (first, last + 1) index of the values made inside it and inside its children.
+        call: the call of it, when it is written into its caller's flow.
+        picked: it is one of several ways through the forward, the one that its caller's arguments choose.
     """
 
     path: str
@@ -187,7 +189,14 @@ class Frame:
     output: Value | None = None
     inputs: list[Value] = field(default_factory=list)
     span: tuple[int, int] = (0, 0)
+    call: fx.Node | None = None
+    picked: bool = False
     _nodes: dict[int, list[fx.Node]] = field(default_factory=dict)
+
+    @property
+    def takes_one(self) -> bool:
+        """Whether it is called with its input and nothing else, as what may take its place is."""
+        return self.call is not None and len(self.call.args) == 1 and not self.call.kwargs
 
     def node_of(self, value: Value) -> fx.Node | None:
         """The first node of this forward that holds `value`."""

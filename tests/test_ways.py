@@ -136,6 +136,99 @@ def test_a_model_may_be_called_with_its_optional_arguments() -> None:
     assert counts(converted) == (1, 1)
 
 
+def test_a_forward_with_several_ways_is_not_written_anew_for_one_of_them() -> None:
+    """Layers in a list take a rewrite; both ways call them alike, but what is returned differs."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = x if x.shape[0] > 100 else x.relu()
+        for layer in m.all:
+            x = layer(x) * 1
+        return x + y
+
+    model = Fn(run, all=nn.ModuleList(nn.Conv2d(4, 4, 1) for _ in range(2)))
+    converted, _ = convert(model)
+    assert type(converted) is Fn
+
+
+class Masked(nn.Module):
+    """Attention as far as it matters here: what it does in the end depends on the mask, its convolution comes first.
+
+    Args:
+        before: what it does with its input, given the mask.
+    """
+
+    def __init__(self, before: Any) -> None:
+        super().__init__()
+        self.conv, self.before = nn.Conv2d(4, 4, 1), before
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y = self.conv(self.before(x, mask))
+        return y if mask is None else y * mask  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Hands the mask on, as the blocks of vision transformers do."""
+
+    def __init__(self, before: Any) -> None:
+        super().__init__()
+        self.norm, self.inner = nn.BatchNorm2d(4), Masked(before)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x + self.inner(self.norm(x.relu()), mask).relu()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("before", "norms"),
+    [
+        (lambda x, mask: x, 0),
+        (lambda x, mask: x if mask is None else x.relu(), 1),
+        (lambda x, mask: x.relu() if mask is None else x, 1),
+        (lambda x, mask: x if mask is None else x * 2, 1),
+    ],
+)
+def test_what_a_child_does_with_an_argument_is_looked_at_for_every_way(before: Any, norms: int) -> None:
+    """The loop hides who calls the block with what; each way of the block then calls its child one way."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        for _ in range(x.shape[0] - 1):
+            x = m.f(x, x)
+        return m.f(x)  # type: ignore[no-any-return]
+
+    converted, _ = convert(Fn(run, f=Block(before)))
+    assert counts(converted) == (1, norms)
+
+
+class Either(nn.Module):
+    """One scale or another, and an activation only without the second argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Parameter(torch.ones(4, 1, 1)), nn.Parameter(torch.ones(4, 1, 1))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return (x * self.one).relu() if mask is None else x * self.other
+
+
+class Plain(nn.Module):
+    """A scale, and an argument that it does not look at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(4, 1, 1))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x * self.one
+
+
+@pytest.mark.parametrize(("child", "merged"), [(Either, 0), (Plain, 1)])
+def test_a_child_with_a_second_argument_is_not_replaced_by_an_identity(child: Any, merged: int) -> None:
+    model = Fn(lambda m, x: m.f(m.conv(x), x), conv=nn.Conv2d(4, 4, 3, padding=1), f=child())
+    converted: Any
+    converted, report = convert(model)
+    assert len(report.merged) == merged
+    assert isinstance(converted.f, child)
+
+
 class Branches(nn.Module):
     """A forward that must be rewritten, with an argument nobody gives."""
 

@@ -71,7 +71,7 @@ def unit(value: Value, candidate: Candidate, flow: Flow) -> str | None:
         return None if value.shared or value.tail is not None else value.module_path
     inside = set(candidate.values)
     frame = flow.frames[value.path]
-    if frame.path == flow.path or frame.output not in inside:
+    if not frame.takes_one or frame.output not in inside:
         return None
     return frame.path if lies_inside(frame, inside, flow) else None
 

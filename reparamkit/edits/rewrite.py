@@ -61,6 +61,9 @@ def unwritable(frame: Frame) -> Refusal | None:
         return Refusal("RK331", "the instance has a forward of its own", frame.path)
     if frame.traced.guarded:
         return Refusal("RK604", "the forward raises for some inputs; rewriting would lose that", frame.path)
+    if frame.picked:
+        reason = "the forward goes other ways for other arguments; rewriting would lose them"
+        return Refusal("RK604", reason, frame.path)
     if frame.traced.stored:
         return Refusal("RK305", "the forward stores values in attributes; rewriting would lose that", frame.path)
     if frame.traced.leaves:

@@ -143,7 +143,7 @@ def _remainder(value: Value, candidate: Candidate, flow: Flow, survey: Survey) -
         return None
     own = value if value.share is None else value.share.of
     chain = _children_after(frame.nodes_of(own)[-1], frame)
-    if chain is None or len(frame.inputs) != 1:
+    if chain is None or len(frame.inputs) != 1 or not frame.takes_one:
         return None
     inside = {own, *candidate.values, *candidate.source.chain()}
     others = [n for n, held in frame.values.items() if n.op != "placeholder" and not held.meta and held not in inside]

@@ -50,13 +50,14 @@ def _forks(flow: Flow) -> bool:
 
 
 def _inside_a_child(candidate: Candidate, flow: Flow) -> bool:
-    """Whether all of the region stands in the forward of one child, which goes its way whatever the parent does."""
+    """Whether all of the region stands in the forward of one child, which goes one way whatever the parent does."""
     prefix = f"{flow.path}." if flow.path else ""
     paths = [value.path for value in candidate.values]
     first = min(paths, key=len)
     return (
         first not in ("", flow.path)
         and first.startswith(prefix)
+        and not flow.frames[first].picked
         and all(path == first or below(path, first) for path in paths)
     )
 
@@ -72,7 +73,7 @@ def _name(value: Value, flow: Flow) -> Any:
     """Something that is the same in every way; `None` for a step of the forward that has them, if it computes."""
     if value.module_path is not None:
         return value.module_path
-    if value.path != flow.path:
+    if value.path != flow.path and not flow.frames[value.path].picked:
         return value.path, value.node
     return _rearrangement(value) if value.stays else None
 
@@ -88,6 +89,8 @@ def _breaks(steps: list[Any], way: Flow, in_place: bool) -> bool:
     """Whether `way` takes one of the steps, but not as this chain with nobody else reading what is between."""
     # Of a module that is an operator first and something else then, the operator is the first value.
     taken = {_name(v, way): v for v in reversed(way.values) if not v.stays and _name(v, way) in steps}
+    if any(_holds(value, steps) for value in way.values):
+        return True
     if not taken:
         return False
     value: Value | None = taken.get(steps[-1])
@@ -99,6 +102,12 @@ def _breaks(steps: list[Any], way: Flow, in_place: bool) -> bool:
     if value is None or (value.unstable is not None and not in_place):
         return True
     return isinstance(region(value, taken[steps[-1]]), Refusal)
+
+
+def _holds(value: Value, steps: list[Any]) -> bool:
+    """Whether one of the steps is taken inside a module that stays whole in this way, so that nobody sees how."""
+    outer = value.module_path
+    return outer is not None and any(below(step, outer) for step in steps if isinstance(step, str))
 
 
 def _past_identities(value: Value | None) -> Value | None:

@@ -36,7 +36,7 @@ from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Tail, Through
 from reparamkit.rules import no_op, unshare
 from reparamkit.survey import Survey, hooked
-from reparamkit.trace.calls import bound
+from reparamkit.trace.calls import bound, way_of
 from reparamkit.trace.forward import Forked, Traced
 
 ANCHORS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -145,14 +145,10 @@ class Lifter:
         if refusal is not None and refusal.code == "RK301" and self._may_have_copies(frame, module, path):
             return self._copied_leaf(flow, frame, node, path)
         traced = self.survey.traced.get(id(module))
-        if refusal is None and isinstance(traced, Traced) and depth < _MAX_DEPTH:
-            given = bound(module, traced, node)
-            if given is not None and all(n in frame.values for n in given.values()):
-                values = {name: frame.values[n] for name, n in given.items()}
-                inner = self._frame(flow, path, traced, values, depth + 1)
-                if inner.output is not None:
-                    return inner.output
-                return self._tuple(flow, frame, node, inner)
+        if refusal is None and depth < _MAX_DEPTH:
+            inner = self._written_in(flow, frame, node, path, depth)
+            if inner is not None:
+                return self._tuple(flow, frame, node, inner) if inner.output is None else inner.output
         value = _new(flow, frame.path, node, inputs)
         value.module_path, value.module = path, module
         value.refusal = refusal or _opaque(traced, path)
@@ -167,6 +163,19 @@ class Lifter:
             return value
         ended = own_layer(module, traced, self._call_lift)
         return value if ended is None else self._tailed(flow, frame, node, value, *ended)
+
+    def _written_in(self, flow: Flow, frame: Frame, node: fx.Node, path: str, depth: int) -> Frame | None:
+        """The forward of a child that goes one way in this call, written into its caller's flow."""
+        module = self.survey.modules[path]
+        traced = self.survey.traced.get(id(module))
+        way = way_of(module, traced, node) if isinstance(traced, Forked) else traced
+        given = bound(module, way, node) if isinstance(way, Traced) else None
+        if given is None or not all(n in frame.values for n in given.values()):
+            return None
+        assert isinstance(way, Traced)
+        inner = self._frame(flow, path, way, {name: frame.values[n] for name, n in given.items()}, depth + 1)
+        inner.call, inner.picked = node, way is not traced
+        return inner
 
     def _whichever_way(
         self, path: str, module: nn.Module, traced: Forked, node: fx.Node, inputs: list[Value]

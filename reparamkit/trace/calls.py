@@ -34,6 +34,14 @@ def bound(module: nn.Module, traced: Traced, node: fx.Node) -> dict[str, fx.Node
     return given if needed <= given.keys() else None
 
 
+def way_of(module: nn.Module, forked: Forked, node: fx.Node) -> Traced | None:
+    """The one way that a call goes, where its arguments tell and nobody else may call `module`; else `None`."""
+    if forked.unknown is not None or not forked.closed:
+        return None
+    fitting = [way for way in forked.graphs if bound(module, way, node) is not None]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def with_all_ways(
     module: nn.Module, traced: Traced | Forked, calls: list[fx.Node] | None, wide: Any
 ) -> Traced | Forked | Refusal:
@@ -57,6 +65,7 @@ def with_all_ways(
         unknown = Refusal("RK604", f"what it does depends on {loose[0]}")
     found = () if isinstance(every, Refusal) else every.graphs
     if isinstance(traced, Forked):
-        return Forked(None, found or traced.ways, unknown)
+        return Forked(None, found or traced.ways, unknown, calls is not None)
     others = tuple(way for way in found if str(way.graph) != str(traced.graph))
-    return Forked(traced, others, unknown) if others or unknown is not None else traced
+    several = others or unknown is not None
+    return Forked(traced, others, unknown, calls is not None) if several else traced

@@ -95,11 +95,13 @@ class Forked:
         main: its graph for a call that leaves the defaults alone, where that is one way.
         ways: the other ways (all of them, without a `main`).
         unknown: why there may be ways that were not seen.
+        closed: whether every call of it was seen.
     """
 
     main: Traced | None
     ways: tuple[Traced, ...]
     unknown: Refusal | None = None
+    closed: bool = False
 
     @property
     def graphs(self) -> tuple[Traced, ...]:
