@@ -1,23 +1,25 @@
-"""The policy "measured" beside "cheaper" and "always", on blocks and models where they differ. Eager, one thread."""
+"""The policy "measured" beside "cheaper" and "always", on blocks and models where they differ. One thread.
+
+Figures are appended to a file, one line a case and engine; what is there is not measured again.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from deployed.engines import prepared
+from deployed.lines import Lines
 from deployed.models import build, images
 from deployed.timing import interleaved, ratio
 from torch import Tensor, nn
 
 import reparamkit
 
-POLICIES = ("cheaper", "always", "measured")
+OTHERS = ("cheaper", "always")
 Case = tuple[Callable[[], nn.Module], Tensor]
 
 
@@ -58,48 +60,57 @@ CASES: dict[str, Case] = {
 }
 
 
-def measure(case: Case, rounds: int) -> dict[str, Any]:
-    """Convolutions left, seconds to decide, and CPU time of the other policies' results over measured's."""
-    make, x = case
-    model, made, seconds = make().eval(), {}, {}
-    for policy in POLICIES:
-        start = time.perf_counter()
-        made[policy] = reparamkit.apply(model, policy=policy, example_inputs=x)
-        seconds[policy] = time.perf_counter() - start
-    times = interleaved({name: lambda m=m: m(x) for name, m in made.items()}, rounds)
-    convs = {name: sum(isinstance(k, nn.Conv2d) for k in m.modules()) for name, m in made.items()}
-    return {"convs": convs, "seconds": seconds, "ratio": {p: ratio(times, p, "measured") for p in POLICIES[:2]}}
+def measure(name: str, engine: str, rounds: int) -> dict[str, Any]:
+    """Convolutions left, what was timed, and CPU time of the other policies' results over measured's."""
+    make, x = CASES[name]
+    model, measured = make().eval(), reparamkit.measured(engine)
+    made = {policy: reparamkit.apply(model, policy=policy, example_inputs=x) for policy in OTHERS}
+    made["measured"], report = reparamkit.apply(model, policy=measured, example_inputs=x, return_report=True)
+    times = interleaved({policy: prepared(one, engine, x) for policy, one in made.items()}, rounds)
+    return {
+        "case": name,
+        "engine": engine,
+        "rounds": rounds,
+        "convs": {policy: sum(isinstance(m, nn.Conv2d) for m in one.modules()) for policy, one in made.items()},
+        "questions": len(report.timed.questions),
+        "unasked": report.timed.unasked,
+        "seconds": report.timed.used,
+        "ratio": {policy: ratio(times, policy, "measured") for policy in OTHERS},
+    }
 
 
-def row(name: str, found: dict[str, Any]) -> str:
+def row(found: dict[str, Any]) -> str:
     cells = [f"{q[1]:.2f} [{q[0]:.2f}, {q[2]:.2f}]" for q in found["ratio"].values()]
-    convs = " / ".join(str(found["convs"][p]) for p in POLICIES)
-    return f"| {name} | {convs} | {' | '.join(cells)} | {found['seconds']['measured']:.1f} |"
+    convs = " / ".join(str(n) for n in found["convs"].values())
+    left = f", {found['unasked']} not" if found["unasked"] else ""
+    asked = f"{found['questions']} in {found['seconds']:.1f} s{left}"
+    return f"| {found['case']} | {found['engine']} | {convs} | {' | '.join(cells)} | {asked} |"
 
 
 HEAD = """## The policy "measured"
 
-Written by `python benchmarks/policies.py`: CPU time in eager mode, one thread; above 1 "measured" is faster.
+Written by `python benchmarks/policies.py`: CPU time in the engine that it was asked for, one thread; above 1 "measured"
+is faster. A question is two lists of layers of certain geometries; the same one is asked once.
 
-| block or model | convolutions: cheaper / always / measured | cheaper / measured | always / measured | s to convert |
-|---|---|---|---|---|"""
+| block or model | engine | convolutions: cheaper / always / measured | cheaper / measured | always / measured | timed |
+|---|---|---|---|---|---|"""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"default: all of {', '.join(map(repr, CASES))}")
+    parser.add_argument("--engine", nargs="*", default=["eager"], help="also compile, onnxruntime, openvino")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--results", type=Path, help="also write the figures to this file")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "policies.jsonl")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    results = {}
+    known = Lines(args.results, ("case", "engine"))
     print(HEAD)
-    for name, case in CASES.items():
-        results[name] = measure(case, args.rounds)
-        print(row(name, results[name]))
-        sys.stdout.flush()
-    if args.results:
-        args.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for engine in args.engine:
+        for name in args.cases or CASES:
+            found = known.get(name, engine) or known.add(measure(name, engine, args.rounds))
+            print(row(found), flush=True)
 
 
 if __name__ == "__main__":

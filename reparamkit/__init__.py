@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil, conv, stencil
     from reparamkit.pipeline import apply, plan
     from reparamkit.plan import Plan
-    from reparamkit.policy import Policy
+    from reparamkit.policy import Policy, measured
     from reparamkit.recipe import Recipe, load_recipe
     from reparamkit.report import Report
     from reparamkit.rule import Lift, Rewritten, Split, Sum, Through, Transform, lifts
@@ -90,6 +90,7 @@ __all__ = [
     "load",
     "load_recipe",
     "load_weights",
+    "measured",
     "plan",
     "save",
     "stencil",
@@ -114,7 +115,7 @@ _HOME = {
         "operators": "Conv ConvTranspose Scale Stencil conv stencil",
         "pipeline": "apply plan",
         "plan": "Plan",
-        "policy": "Policy",
+        "policy": "Policy measured",
         "recipe": "Recipe load_recipe",
         "report": "Report",
         "rule": "Lift Rewritten Split Sum Through Transform lifts",

@@ -22,11 +22,12 @@ from reparamkit.rules import conv_bn
 from reparamkit.rules.sizes import channels_of
 
 if TYPE_CHECKING:
+    from reparamkit.benches import Benches
     from reparamkit.flow import Flow, Value
-    from reparamkit.job import Bench
     from reparamkit.merge import Algebra, Term
     from reparamkit.operators import Operator
     from reparamkit.policy import Policy
+    from reparamkit.stopwatch import Stopwatch
 
 _Key = tuple["Value", "Value"]
 _REACH = 24  # how many operators of a chain one candidate may span; each value looks this far back
@@ -79,14 +80,16 @@ class Chooser:
         policy: the policy.
         feasible: a last word on each candidate: a `Refusal` when no edit of the model can express it. It is the
             dearest question, so it is asked about the cheapest way only; when it says no, the next one is found.
-        bench: what jobs are run on, when the policy wants ways timed.
+        clock: tells which of two ways is faster, when the policy wants them timed.
+        benches: what jobs are run on then.
         refusals: what was refused on the way, one for each value.
     """
 
     algebra: Algebra
     policy: Policy
     feasible: Callable[[Candidate], Refusal | None]
-    bench: Bench | None = None
+    clock: Stopwatch | None = None
+    benches: Benches | None = None
     refusals: dict[Value, Refusal] = field(default_factory=dict)
     _memo: dict[_Key, _Best] = field(default_factory=dict)
     _found: dict[_Key, list[Candidate]] = field(default_factory=dict)
@@ -148,7 +151,7 @@ class Chooser:
         for candidate in self._candidates(value, origin):
             rest = self._best(candidate.source, origin)
             cost = candidate.after + rest.cost
-            better = self.policy.prefers(cost, best.cost)
+            better = self.policy.prefers(cost, best.cost, self.clock)
             if not better and value.cost is None:
                 continue  # of a value whose own cost was measured, it is told that it is cheaper as it is
             refusal = self._too_dear(candidate)
@@ -244,12 +247,15 @@ class Chooser:
 
     def _with_job(self, cost: Cost, op: Operator | None, value: Value) -> Cost:
         """The cost with what there is to run: `op`, or without one what `value` itself does."""
-        if self.bench is None or not cost.ops:
+        if self.benches is None or not cost.ops:
             return cost
+        bench = self.benches.at(value, None if op is None else op.nd)
+        if bench is None:
+            return replace(cost, jobs=(None,) * cost.ops)
         channels = channels_of(value) or 1
         if op is not None:
-            return replace(cost, jobs=(self.bench.job_of(op, value.density, channels),))
-        add = self.bench.job("add", channels, value.density) if value.terms or value.idle else None
+            return replace(cost, jobs=(bench.job_of(op, value.density, channels),))
+        add = bench.job("add", channels, value.density) if value.terms or value.idle else None
         return replace(cost, jobs=(add,) * cost.ops)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reparamkit.operators import Conv, ConvTranspose, Operator, Scale, Stencil
 
@@ -46,26 +46,45 @@ class Job:
     dilation: tuple[int, ...] = ()
     groups: int = 1
 
+    def __str__(self) -> str:
+        if not self.weight:
+            return f"{self.kind} of {'x'.join(map(str, (self.batch, self.channels, *self.size)))}"
+        kernel = "x".join(map(str, self.weight[2:]))
+        options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+        usual = {"stride": "1", "padding": "0", "dilation": "1", "groups": "1"}
+        told = "".join(f" {name} {text}" for name, value in options.items() if (text := _short(value)) != usual[name])
+        where = "x".join(map(str, (self.batch, self.channels, *self.size)))
+        return f"{self.kind} {self.weight[0]}, {kernel or 'linear'}{told} on {where}"
+
+
+def _short(value: Any) -> str:
+    """A number for each axis, once where all are equal: of a padding where both sides are."""
+    if not isinstance(value, tuple):
+        return str(value)
+    parts = [_short(part) for part in value]
+    return parts[0] if len(set(parts)) == 1 else "" if not parts else f"({','.join(parts)})"
+
 
 @dataclass(frozen=True)
 class Bench:
-    """What jobs have in common: the input of the flow they belong to.
+    """What the jobs along one chain have in common: the value it begins with.
 
     Attributes:
-        shape: of that input, ``[N, C, *spatial]``.
+        batch: images.
+        size: spatial size.
         like: dtype, device and memory format.
     """
 
-    shape: tuple[int, ...]
+    batch: int
+    size: tuple[int, ...]
     like: Like
 
     def job(self, kind: str, channels: int, density: float) -> Job:
-        """A job with a result of `density` positions per position of the input of the flow."""
-        spatial = self.shape[2:]
-        side = density ** (1 / len(spatial)) if spatial else 1.0
-        size = tuple(max(1, round(n * side)) for n in spatial)
+        """A job on `density` positions per position of the value that the chain begins with."""
+        side = density ** (1 / len(self.size)) if self.size else 1.0
+        size = tuple(max(1, round(n * side)) for n in self.size)
         like = self.like
-        return Job(kind, self.shape[0], channels, size, like.dtype, like.device, like.channels_last)
+        return Job(kind, self.batch, channels, size, like.dtype, like.device, like.channels_last)
 
     def job_of(self, op: Operator, density: float, channels: int) -> Job | None:
         """The job of a module that computes `op`; `None` when there is no telling."""
@@ -73,7 +92,7 @@ class Bench:
             op = op.bind(channels)
         if isinstance(op, Scale):
             return self.job("scale", op.channels or channels, density)
-        if not isinstance(op, (Conv, ConvTranspose)) or op.nd != len(self.shape) - 2:
+        if not isinstance(op, (Conv, ConvTranspose)) or op.nd != len(self.size):
             return None
         transposed = isinstance(op, ConvTranspose)
         positions = density / prod(op.stride) if transposed else density * prod(op.stride)

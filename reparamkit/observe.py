@@ -42,7 +42,7 @@ def observe(model: nn.Module, example_inputs: Any) -> dict[str, Seen | None]:
 
 
 def observe_ranks(found: Survey, model: nn.Module, example_inputs: Any) -> None:
-    """Run a copy of `model` once and note how many axes the inputs and outputs of each module have, and one size.
+    """Run a copy of `model` once and note how many axes the inputs and outputs of each module have, and their sizes.
 
     Args:
         found: the survey to add to.
@@ -58,6 +58,8 @@ def observe_ranks(found: Survey, model: nn.Module, example_inputs: Any) -> None:
         found.ranks_in[path], found.ranks_out[path] = ranks, out
         if args and isinstance(args[0], Tensor):
             found.sizes_in[path] = tuple(args[0].shape)
+        if isinstance(output, Tensor):
+            found.sizes_out[path] = tuple(output.shape)
 
     _run_copy(model, example_inputs, note)
 

@@ -95,7 +95,7 @@ def plan(
     registry.check_ids([*loaded.disabled_ids(), *(r for b in loaded.blocks for r in b.rule_ids() or ())])
     chosen = policy if isinstance(policy, Policy) else registry.policy(policy or loaded.policy)
     checked_example(example_inputs)
-    if chosen.better is not None and example_inputs is None:
+    if chosen.timing is not None and example_inputs is None:
         raise ModelError("RK104", f"policy {chosen.name} times layers: pass example_inputs of the size it will see")
     found = survey(model, registry)
     if example_inputs is not None:
@@ -228,6 +228,7 @@ def carry_out(
             merged=(*report.merged, *more.merged),
             key_map=moved(key_map(keys, merged_keys, proven), more.moves),
             example=form_of(example_inputs),
+            timed=made.timed,
             _undo=[journal.rollback] if keep_original else [],
         )
     except BaseException:  # an interrupt, too; not `with`, which an interrupt could leave before its exit is entered

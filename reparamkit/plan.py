@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
 
+from reparamkit.benches import Benches, benches_of
 from reparamkit.choice import Choice
 from reparamkit.decide import Candidate, Chooser
 from reparamkit.edits.edit import Edit
@@ -16,7 +17,6 @@ from reparamkit.edits.host import host
 from reparamkit.edits.naming import name_and_write
 from reparamkit.errors import Refusal
 from reparamkit.flow import Flow, Value
-from reparamkit.job import Bench
 from reparamkit.lift.lifter import Lifter
 from reparamkit.merge import Algebra
 from reparamkit.operators import Picked
@@ -31,8 +31,10 @@ from reparamkit.rules import probe as measured
 from reparamkit.rules import spread
 from reparamkit.scope import Scope, allowed_here, out_of_scope, scopes_of, switched_on, transforms_of
 from reparamkit.spread import with_spread_norms
+from reparamkit.stopwatch import Stopwatch
 from reparamkit.summary import report_of
 from reparamkit.survey import Survey
+from reparamkit.timed import Timings
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Plan:
         scopes: which modules the recipe matched.
         survey: what was found out about the model.
         registry: the rules.
+        clock: what was timed, where the policy wants that.
     """
 
     model: nn.Module
@@ -62,6 +65,7 @@ class Plan:
     refusals: list[Refusal] = field(default_factory=list)
     transforms: list[Pending] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
+    clock: Stopwatch | None = None
 
     def __str__(self) -> str:
         lines = [f"after the merges: {pending}" for pending in self.transforms]
@@ -117,7 +121,13 @@ class Plan:
         return {**self._report().to_dict(), "transforms": pending}
 
     def _report(self) -> Report:
-        return report_of(self.recipe, self.policy.name, dict.fromkeys(self.edits), self.refusals)
+        report = report_of(self.recipe, self.policy.name, dict.fromkeys(self.edits), self.refusals)
+        return replace(report, timed=self.timed)
+
+    @property
+    def timed(self) -> Timings | None:
+        """What was timed to decide, where the policy wants that."""
+        return None if self.clock is None else self.clock.timings
 
 
 def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Registry, survey: Survey) -> Plan:
@@ -130,7 +140,8 @@ def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Regist
         registry: rules.
         survey: of the model.
     """
-    plan = Plan(model, recipe, policy, survey, registry, scopes=scopes_of(recipe, survey.modules.items()))
+    clock = None if policy.timing is None else Stopwatch(policy.timing)
+    plan = Plan(model, recipe, policy, survey, registry, scopes=scopes_of(recipe, survey.modules.items()), clock=clock)
     algebra = Algebra(registry.merge, switched_on(recipe, registry.opt_in_ids))
     by_path = {s.path: s.block for s in plan.scopes}
     if algebra.enabled(measured.RULE):
@@ -173,15 +184,12 @@ def _choose(
             hosts[candidate] = edit
         return refusal
 
-    chooser = Chooser(algebra, plan.policy, feasible, _bench(plan, flow))
+    chooser = Chooser(algebra, plan.policy, feasible, plan.clock, _benches(plan, flow))
     return Choice(tuple(hosts[c] for c in chooser.choose(flow)), chooser.refusals)
 
 
-def _bench(plan: Plan, flow: Flow) -> Bench | None:
-    """What the ways through a flow are timed on, if the policy wants that and the size of its input is known."""
-    shape = plan.survey.sizes_in.get(flow.path)
-    like = next((v.term.like for v in flow.values if v.term is not None and v.term.like is not None), None)
-    return None if plan.policy.better is None or shape is None or like is None else Bench(shape, like)
+def _benches(plan: Plan, flow: Flow) -> Benches | None:
+    return None if plan.clock is None else benches_of(flow, plan.survey)
 
 
 def _chosen(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> Choice:

@@ -23,6 +23,13 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+def tell(what: str, done: int, total: int) -> None:
+    """Say how far long work is that has no list of steps."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(what, done, total)
+
+
 def watched(items: Collection[T], what: str) -> Iterator[T]:
     """`items`, one by one.
 
@@ -30,10 +37,7 @@ def watched(items: Collection[T], what: str) -> Iterator[T]:
         items: what there is to do.
         what: a word for people.
     """
-    listener = _listener.get()
     for done, item in enumerate(items):
-        if listener is not None:
-            listener(what, done, len(items))
+        tell(what, done, len(items))
         yield item
-    if listener is not None:
-        listener(what, len(items), len(items))
+    tell(what, len(items), len(items))

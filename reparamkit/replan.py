@@ -19,6 +19,7 @@ from reparamkit.survey import Survey, survey
 
 if TYPE_CHECKING:
     from reparamkit.errors import Refusal
+    from reparamkit.policy import Policy
 
 
 def replanned(made: Plan, other: nn.Module) -> Plan:
@@ -40,11 +41,17 @@ def _replanned(made: Plan, other: nn.Module) -> Plan:
     found = survey(other, made.registry)
     _same_modules(made.survey, found)
     found.ranks_in, found.ranks_out = dict(made.survey.ranks_in), dict(made.survey.ranks_out)
-    plan = make_plan(other, made.recipe, made.policy, made.registry, found)
+    found.sizes_in, found.sizes_out = dict(made.survey.sizes_in), dict(made.survey.sizes_out)
+    plan = make_plan(other, made.recipe, _as_decided(made), made.registry, found)
     for first, second in zip_longest(made.edits, plan.edits):
         if _edit(first) != _edit(second):
             raise ModelError("RK112", _difference(first, second, plan.refusals))
     return plan
+
+
+def _as_decided(made: Plan) -> Policy:
+    """The plan's policy, which takes what was timed for the plan as it is."""
+    return made.policy if made.timed is None else made.policy.with_answers(made.timed.answers)
 
 
 def _same_modules(first: Survey, second: Survey) -> None:

@@ -16,6 +16,7 @@ from reparamkit.rules import probe
 
 if TYPE_CHECKING:
     from reparamkit.recipe import Recipe
+    from reparamkit.timed import Timings
     from reparamkit.verify import Comparison
 
 
@@ -33,6 +34,7 @@ class Report:
         key_map: key of the original's state dict -> keys of the converted one's that depend on it; one that was
             not merged maps to itself, one that plays no part any more to nothing.
         spec: the recipe, complete, with the policy that was used.
+        timed: what was timed to decide, where the policy wants that.
         example: shapes and dtypes of the example inputs, as plain data (`reparamkit.example_form`), if there were any.
     """
 
@@ -45,6 +47,7 @@ class Report:
     plugins: tuple[str, ...] = field(default=())
     key_map: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False, hash=False)
     spec: Recipe | None = field(default=None, repr=False)
+    timed: Timings | None = None
     example: Any = field(default=None, repr=False, hash=False)
     _undo: list[Callable[[], None]] = field(default_factory=list, repr=False, compare=False)
 
@@ -77,6 +80,7 @@ class Report:
             "untraceable": [asdict(r) for r in self.untraceable],
             "whole_model": None if self.whole_model is None else asdict(self.whole_model),
             "max_error": self.max_error,
+            "timed": None if self.timed is None else self.timed.to_dict(),
             "key_map": {old: list(new) for old, new in self.key_map.items()},
         }
 
@@ -103,6 +107,8 @@ class Report:
         if self.untraceable:
             lines.append("not traced (what is inside was converted piece by piece):")
             lines += [f"  {refusal}" for refusal in self.untraceable]
+        if self.timed is not None:
+            lines.append(str(self.timed))
         if self.whole_model is not None:
             lines.append(f"whole model: {self.whole_model}")
         return "\n".join(lines)

@@ -52,6 +52,7 @@ class Survey:
         ranks_in: axes of the inputs of each module where an example was run, by path.
         ranks_out: axes of its output, likewise.
         sizes_in: size of its first input there, by path; of the last call, if there were several.
+        sizes_out: size of its output, likewise.
     """
 
     modules: dict[str, nn.Module]
@@ -63,6 +64,7 @@ class Survey:
     ranks_in: dict[str, tuple[int | None, ...]] = field(default_factory=dict)
     ranks_out: dict[str, int | None] = field(default_factory=dict)
     sizes_in: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    sizes_out: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def is_read_from_outside(self, path: str) -> bool:
         """Whether code outside the module at `path` reads tensors of it, or of a module inside it."""

@@ -63,6 +63,18 @@ class Odd(nn.Module):
         return x
 
 
+class Separable(nn.Module):
+    """Of which no way to write it is plainly less work."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.b = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return torch.relu(self.a(x) + self.b(x))
+
+
 def plain():
     return nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
 
@@ -93,6 +105,31 @@ def invoke(*arguments: str | Path) -> Result:
 
 def source(name: str) -> str:
     return f"models_{Path.cwd().name}:{name}"
+
+
+class TestMeasured:
+    """The policy `measured` times layers, so every command gives it an input; one is guessed unless it is given."""
+
+    @pytest.mark.parametrize("arguments", [("-i", "2x4x10x12"), ()])
+    def test_plan(self, arguments: tuple[str, ...]) -> None:
+        result = invoke("plan", "-m", source("Separable"), "--policy", "measured", "--json", *arguments)
+        found = json.loads(result.stdout)
+        assert result.exit_code == (0 if found["merged"] else 3), result.output
+        [question] = found["timed"]["questions"]
+        where = "2x4x10x12" if arguments else "1x4x224x224"
+        assert question["new"] == [f"conv 4, 3x3 padding 1 on {where}"]
+        assert bool(found["merged"]) is (question["faster"] is True)
+
+    @pytest.mark.parametrize(
+        "command",
+        [("apply",), ("bench", "--rounds", "2"), ("report",), ("report", "--no-run"), ("export", "-o", "made.pt2")],
+        ids=" ".join,
+    )
+    def test_the_others(self, command: tuple[str, ...], project: Path) -> None:
+        (project / "mine.yaml").write_text("version: 1\nname: mine\nextends: auto\npolicy: measured\n")
+        result = invoke(*command, "-m", source("Separable"), "-i", "2x4x10x12", "-r", "mine.yaml")
+        assert result.exit_code in (0, 3), result.output
+        assert "RK" not in result.output
 
 
 class TestApply:

@@ -46,6 +46,8 @@ def metadata_of(model: nn.Module, report: Report | None, source: Path | None) ->
         found[f"{_PREFIX}recipe_sha256"] = hashlib.sha256(text.encode()).hexdigest()
     if report is not None and report.example is not None:
         found[f"{_PREFIX}example_inputs"] = json.dumps(report.example)
+    if report is not None and report.timed is not None:
+        found[f"{_PREFIX}timed"] = json.dumps(report.timed.answers)
     if source is not None:
         found[f"{_PREFIX}source_sha256"] = sha256(source)
     if is_channels_last(model.state_dict()):
@@ -81,6 +83,24 @@ def example_in(metadata: Mapping[str, str], model: nn.Module) -> Any:
         return inputs_of(json.loads(text), model)
     except (ValueError, RecursionError) as error:
         raise CheckpointError("RK910", f"the example inputs in its metadata: {error}") from error
+
+
+def timed_in(metadata: Mapping[str, str]) -> dict[str, bool | None] | None:
+    """What was timed for the conversion, as `Timings.answers`; `None` when nothing was.
+
+    Raises:
+        CheckpointError: RK910 when what the checkpoint says of it cannot be followed.
+    """
+    text = metadata.get(f"{_PREFIX}timed")
+    if text is None:
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("RK910", f"the timings in its metadata: {error}") from error
+    if not isinstance(found, dict) or not all(answer is None or isinstance(answer, bool) for answer in found.values()):
+        raise CheckpointError("RK910", "the timings in its metadata: expected true, false or null for each question")
+    return found
 
 
 def wants_channels_last(metadata: Mapping[str, str]) -> bool:

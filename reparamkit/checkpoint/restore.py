@@ -13,14 +13,21 @@ from torch import Tensor, nn
 
 from reparamkit.checkpoint.file import read
 from reparamkit.checkpoint.names import upstream_names
-from reparamkit.checkpoint.provenance import example_in, has_upstream_names, recipe_in, wants_channels_last
+from reparamkit.checkpoint.provenance import (
+    example_in,
+    has_upstream_names,
+    recipe_in,
+    timed_in,
+    wants_channels_last,
+)
 from reparamkit.errors import CheckpointError
-from reparamkit.loading import default_registry
+from reparamkit.loading import build_or_default, default_registry
 from reparamkit.pipeline import RecipeLike, apply
 from reparamkit.recipe import load_recipe
 
 if TYPE_CHECKING:
     from reparamkit.pipeline import Plugins
+    from reparamkit.policy import Policy
     from reparamkit.recipe import Recipe
 
 _SHOWN = 5
@@ -77,7 +84,8 @@ def load(
         else {}
     )
     example = example_inputs if example_inputs is not None else example_in(stored.metadata, model)
-    options = {"plugins": plugins, "example_inputs": example}
+    policy = _decided_policy(spec, stored.metadata, plugins)
+    options = {"plugins": plugins, "example_inputs": example, "policy": policy}
     deploy = _deploy_form(model, stored.tensors, spec, templates, options)
     _fill(deploy, _ours(deploy, stored.tensors, templates), str(file))
     if wants_channels_last(stored.metadata):
@@ -90,7 +98,7 @@ def convert_state_dict(
     state_dict: Mapping[str, Tensor],
     recipe: RecipeLike = None,
     *,
-    policy: str | None = None,
+    policy: str | Policy | None = None,
     plugins: Plugins = None,
     example_inputs: Any = None,
     like: str | os.PathLike[str] | None = None,
@@ -122,9 +130,19 @@ def convert_state_dict(
         metadata = read(Path(like)).metadata
         recipe = recipe if recipe is not None else recipe_in(metadata)
         example_inputs = example_inputs if example_inputs is not None else example_in(metadata, model)
+        policy = policy or _decided_policy(recipe, metadata, plugins)
     options: dict[str, Any] = {"policy": policy, "plugins": plugins, "example_inputs": example_inputs}
     deploy: nn.Module = apply(filled, recipe, inplace=True, **options)
     return deploy.state_dict()
+
+
+def _decided_policy(recipe: RecipeLike, metadata: Mapping[str, str], plugins: Plugins) -> Policy | None:
+    """The recipe's policy with what was timed when the checkpoint was made: another machine would decide otherwise."""
+    answers = timed_in(metadata)
+    if answers is None:
+        return None
+    registry = build_or_default(plugins)
+    return registry.policy(load_recipe(recipe, folders=registry.recipe_folders).policy).with_answers(answers)
 
 
 def _deploy_form(

@@ -48,13 +48,13 @@ def command(
     """Convert a model: multi-branch blocks become single-path ones, proven in float64."""
     with exit_codes():
         from reparamkit.checkpoint import checked_output, save
-        from reparamkit.example import example_input
+        from reparamkit.cli.example import example_for
         from reparamkit.model_source import load_model
 
         if output is not None:
             checked_output(output, _named(recipe, policy), force=force)
         loaded = load_model(model, weights)
-        example = None if shape is None else example_input(loaded, shape)
+        example = example_for(loaded, shape, recipe, policy)
         options: dict[str, Any] = {"policy": policy, "verify": verify, "example_inputs": example}
         with progress():
             converted, report = reparamkit.apply(loaded, recipe, inplace=True, return_report=True, **options)

@@ -40,6 +40,7 @@ def command(
     """Measure a model before and after its conversion: time, multiply-accumulates, parameters, memory."""
     with exit_codes():
         from reparamkit.bench import bench
+        from reparamkit.cli.example import example_for
         from reparamkit.example import example_input
         from reparamkit.model_source import load_model
         from reparamkit.output import checked_target, write_text
@@ -48,7 +49,8 @@ def command(
             checked_target(plot, force=force, suffix=".svg")
         original = load_model(model, weights)
         with progress():
-            deploy = reparamkit.apply(original, recipe, policy=policy)
+            example = example_for(original, shape, recipe, policy)
+            deploy = reparamkit.apply(original, recipe, policy=policy, example_inputs=example)
             found = bench(
                 original,
                 deploy,

@@ -44,6 +44,7 @@ def command(
 ) -> None:
     """Convert a model and export it."""
     with exit_codes():
+        from reparamkit.cli.example import example_for
         from reparamkit.example import example_input
         from reparamkit.model_source import load_model
         from reparamkit.output import checked_target
@@ -51,7 +52,8 @@ def command(
         checked_target(output, force=force, suffix="" if output.suffix == ".pt2" else ".onnx")
         original = load_model(model, weights)
         with progress():
-            deploy = reparamkit.apply(original, recipe, policy=policy)
+            example = example_for(original, shape, recipe, policy)
+            deploy = reparamkit.apply(original, recipe, policy=policy, example_inputs=example)
         x = example_input(original, shape)
         if output.suffix == ".pt2":
             _program(deploy, x, output, dynamic, as_json)

@@ -9,7 +9,7 @@ import typer
 import reparamkit
 from reparamkit.cli.options import ExampleOption, JsonOption, ModelOption, PolicyOption, RecipeOption
 from reparamkit.cli.outcome import Exit, exit_codes
-from reparamkit.cli.screen import complain, say
+from reparamkit.cli.screen import complain, progress, say
 
 
 def command(
@@ -19,14 +19,15 @@ def command(
     shape: ExampleOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what would be merged and what would be refused, and why. Computes and writes nothing."""
+    """Say what would be merged and what would be refused, and why. Writes nothing."""
     with exit_codes():
-        from reparamkit.example import example_input
+        from reparamkit.cli.example import example_for
         from reparamkit.model_source import load_model
 
         loaded = load_model(model)
-        example = None if shape is None else example_input(loaded, shape)
-        plan = reparamkit.plan(loaded, recipe, policy=policy, example_inputs=example)
+        with progress():
+            example = example_for(loaded, shape, recipe, policy)
+            plan = reparamkit.plan(loaded, recipe, policy=policy, example_inputs=example)
         if as_json:
             typer.echo(json.dumps(plan.to_dict(), indent=2))
         else:

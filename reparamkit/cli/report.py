@@ -37,6 +37,7 @@ def command(
     """Convert a model and write an HTML report: what merged, what not and why, and what it means for INT8."""
     with exit_codes():
         from reparamkit.bench.compare import size
+        from reparamkit.cli.example import example_for
         from reparamkit.example import example_input
         from reparamkit.html import render
         from reparamkit.model_source import load_model
@@ -44,7 +45,7 @@ def command(
 
         checked_target(output, force=force, suffix=".html")
         original = load_model(model, weights)
-        x = example_input(original, shape) if run else None
+        x = example_input(original, shape) if run else example_for(original, shape, recipe, policy)
         with progress():
             deploy, report = reparamkit.apply(original, recipe, policy=policy, example_inputs=x, return_report=True)
         sizes = (size(original, x), size(deploy, x)) if run else None
