@@ -26,6 +26,7 @@ from reparamkit.policy import Policy
 from reparamkit.probe import probe
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
+from reparamkit.regroup import Regrouper
 from reparamkit.report import Report
 from reparamkit.rules import probe as measured
 from reparamkit.rules import spread
@@ -148,9 +149,10 @@ def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Regist
         plan.refusals += probe(survey, lambda path: allowed_here(measured.RULE, True, path, by_path))
     replaced: set[str] = set()
     paths: list[str] = []
-    for flow in Lifter(survey, registry, algebra).flows():
+    lifter = Lifter(survey, registry, algebra)
+    for flow in lifter.flows():
         if not within(flow.path, replaced):
-            replaced |= _measured(_plan_flow(plan, flow, algebra, by_path))
+            replaced |= _measured(_plan_flow(plan, flow, lifter, by_path))
         paths += flow.frames
     written = name_and_write(plan.edits, by_path)
     plan.edits, plan.rewrites = written.edits, written.rewrites
@@ -202,9 +204,12 @@ def _chosen(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) 
     return choice if wider.freezes else wider
 
 
-def _plan_flow(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> Choice:
+def _plan_flow(plan: Plan, flow: Flow, lifter: Lifter, scopes: dict[str, Block]) -> Choice:
     """Add to the plan what is merged in a flow, and what is refused."""
+    algebra = lifter.algebra
     choice = _chosen(plan, flow, algebra, scopes)
+    regrouper = Regrouper(algebra, plan.policy, lifter.again, lambda other: _chosen(plan, other, algebra, scopes))
+    flow, choice = regrouper.improved(flow, choice)
     if algebra.enabled(spread.RULE):
         choice = with_spread_norms(flow, choice, lambda: _chosen(plan, flow, algebra, scopes), plan.policy)
     plan.edits += [Planned(edit, flow) for edit in choice.edits]

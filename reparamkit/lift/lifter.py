@@ -70,6 +70,7 @@ class Lifter:
         # Blocks that are alike share one graph: what its nodes call is looked up once.
         self._calls: dict[fx.Node, tuple[Any, Lift | None, bool]] = {}
         self._sites: Counter[str] | None = None
+        self._instead: dict[str, Traced] = {}
 
     def flows(self) -> Iterable[Flow]:
         """A flow for every module that is not part of another flow, parents first."""
@@ -82,7 +83,19 @@ class Lifter:
                 continue
             if self.survey.names[id(module)] > 1 and path != self._first_name(module):
                 continue
-            yield self._flow(path, traced) if isinstance(traced, Traced) else self._forked(path, traced)
+            yield self._lifted(path, traced)
+
+    def again(self, flow: Flow, instead: dict[str, Traced]) -> Flow:
+        """`flow` once more, with other traces for the forwards of some modules in it, by path."""
+        traced = self.survey.traced[id(self.survey.modules[flow.path])]
+        assert not isinstance(traced, Refusal)
+        self._instead = instead
+        made = self._lifted(flow.path, traced)
+        self._instead = {}
+        return made
+
+    def _lifted(self, path: str, traced: Traced | Forked) -> Flow:
+        return self._flow(path, traced) if isinstance(traced, Traced) else self._forked(path, traced)
 
     def _forked(self, path: str, traced: Forked) -> Flow:
         """The flow of a forward with several ways: of the main one, or of the first."""
@@ -105,7 +118,7 @@ class Lifter:
         return flow
 
     def _frame(self, flow: Flow, path: str, traced: Traced, given: dict[str, Any] | None, depth: int) -> Frame:
-        module = self.survey.modules[path]
+        module, traced = self.survey.modules[path], self._instead.get(path, traced)
         frame = Frame(path, module, traced)
         flow.frames[path] = frame
         self.inlined.add(path)
