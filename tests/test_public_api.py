@@ -57,6 +57,7 @@ PUBLIC = [
     "load",
     "load_recipe",
     "load_weights",
+    "measured",
     "plan",
     "save",
     "stencil",
