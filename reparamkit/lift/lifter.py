@@ -161,7 +161,7 @@ class Lifter:
         if refusal is None and depth < _MAX_DEPTH:
             inner = self._written_in(flow, frame, node, path, depth)
             if inner is not None:
-                return self._tuple(flow, frame, node, inner) if inner.output is None else inner.output
+                return self._returned(flow, frame, node, inner)
         value = _new(flow, frame.path, node, inputs)
         value.module_path, value.module = path, module
         value.refusal = refusal or _opaque(traced, path)
@@ -216,10 +216,20 @@ class Lifter:
         known = rank_of_module(module, inputs[0].rank if inputs else None)
         return self.survey.ranks_out.get(path) if known is None else known
 
+    def _returned(self, flow: Flow, frame: Frame, node: fx.Node, inner: Frame) -> Value:
+        """What a child returns; what its caller drops is computed all the same."""
+        if inner.output is None:
+            return self._tuple(flow, frame, node, inner)
+        inner.output.escapes |= not node.users
+        return inner.output
+
     def _tuple(self, flow: Flow, frame: Frame, node: fx.Node, inner: Frame) -> Value:
         """A child that returns several values, or none: picked out one by one, or read by what we do not follow."""
         packed = _packed(frame, node, inner)
         if packed is not None:
+            picked = {id(packed[user.args[1]]) for user in node.users}
+            for part in packed.values():
+                part.escapes |= id(part) not in picked
             value = _new(flow, frame.path, node)
             value.packed = packed
             return value
