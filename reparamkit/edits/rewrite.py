@@ -31,7 +31,7 @@ def rewrite_for(candidate: Candidate, flow: Flow, survey: Survey, gone: frozense
         return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
     frame = found.frame
     refusal = unwritable(frame) or frozen(frame, gone.union(candidate.values)) or _lost(frame, candidate)
-    refusal = refusal or _returned(found) or _read_elsewhere(frame, candidate, flow, survey)
+    refusal = refusal or _read_elsewhere(frame, candidate, flow, survey)
     return found if refusal is None else refusal
 
 
@@ -146,13 +146,4 @@ def _lost(frame: Frame, candidate: Candidate) -> Refusal | None:
         read = [frame.values[user] for user in node.users if user in frame.values]
         if any(not (user.meta or user in candidate.values) for user in read):
             return Refusal("RK305", f"{node.name} asks for the shape of {value.inputs[0].where}", frame.path)
-    return None
-
-
-def _returned(made: Rewrite) -> Refusal | None:
-    """Something inside the region that the forward returns to a caller that drops it: it would be computed still."""
-    inside = set(made.candidate.values) - {made.target}
-    for node in made.frame.traced.graph.output_node().all_input_nodes:
-        if made.frame.values.get(node) in inside:
-            return Refusal("RK305", f"{node.name} is returned as well", made.frame.path)
     return None

@@ -31,7 +31,7 @@ from reparamkit.lift.ranks import channels_as_read, rank_as_read
 from reparamkit.lift.sharing import call_sites, may_have_copies
 from reparamkit.merge import Algebra, Term
 from reparamkit.operators import Conv, Layout
-from reparamkit.paths import joined
+from reparamkit.paths import joined, within
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Tail, Through
 from reparamkit.rules import no_op, unshare
@@ -101,6 +101,8 @@ class Lifter:
         flow = Flow(path)
         frame = self._frame(flow, path, traced, None, 0)
         _escape_outputs(frame)
+        for inner in flow.frames.values():
+            _escape_dropped(inner)
         mark_shared_mutation(flow)
         return flow
 
@@ -420,3 +422,11 @@ def _is_meta(node: fx.Node, inputs: list[Value]) -> bool:
         if name in ("_assert", "__assert__"):
             return True
     return bool(inputs) and all(v.meta for v in inputs) and node.op == "call_function"
+
+
+def _escape_dropped(inner: Frame) -> None:
+    """What a forward returns and its caller drops is still what the module returns to whoever calls it."""
+    for node in inner.traced.graph.output_node().all_input_nodes:
+        value = inner.values.get(node)
+        if value is not None and all(within(user.path, [inner.path]) for user in value.users):
+            value.escapes = True
