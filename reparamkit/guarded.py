@@ -1,11 +1,13 @@
 """guarded: what a merge rule of a plugin may say, and do. It may read its operators, write to none, and answer in kind.
 
-Whatever else it does is a refusal (RK804) that names the rule and its plugin. The built-in rules are run as they are.
+Whatever else it does is a refusal (RK804) that names the rule and its plugin. Of a policy, or of an operation for
+branches, it is an error with that code, for nothing goes on without one. The built-in ones are run as they are.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
@@ -16,7 +18,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reparamkit.errors import Refusal, ReparamError
+from reparamkit.branch import BranchOp
+from reparamkit.errors import PluginError, Refusal, ReparamError
+from reparamkit.policy import Policy
 from reparamkit.rule import Add, Align, Compose, Concat, Lower, Rule
 from reparamkit.sound import Channels, Unsound, channels, settled, spoken
 from reparamkit.trace.watch import storage_of
@@ -39,10 +43,48 @@ def guarded(rule: Rule) -> Rule:
     return replace(rule, run=functools.partial(_asked, rule, check))  # type: ignore[arg-type]
 
 
-def refusal(rule: Rule, error: object) -> Refusal:
+def guarded_policy(policy: Policy, origin: str) -> Policy:
+    """The policy; what it answers wrongly, and what it raises, is a `PluginError` that names it."""
+    who = f"policy {policy.name} ({origin})"
+    score = _answering(who, policy.score, (int, float))
+    better = None if policy.better is None else _answering(who, policy.better, (bool,))
+    return replace(policy, allows=_answering(who, policy.allows, (bool,)), score=score, better=better)
+
+
+def guarded_branch(op: BranchOp) -> BranchOp:
+    """The operation; what it builds wrongly, and what it raises, is a `PluginError` that names it."""
+    if op.origin == "core":
+        return op
+    return replace(op, build=_answering(f"operation {op.name} ({op.origin})", op.build, (nn.Module,)))
+
+
+def _answering(who: str, run: Callable[..., Any], kinds: tuple[type, ...]) -> Callable[..., Any]:
+    def answer(*args: Any) -> Any:
+        try:
+            said = run(*args)
+            if not isinstance(said, kinds) or (isinstance(said, float) and math.isnan(said)):
+                raise Unsound(f"expected a {kinds[-1].__name__}, got {_shown(said)}")
+        except ReparamError:
+            raise
+        except Exception as error:  # a plugin may raise anything
+            raise PluginError("RK804", _told(who, error)) from error
+        return said
+
+    return answer
+
+
+def _shown(said: Any) -> str:
+    return repr(said) if isinstance(said, float) else f"a {type(said).__name__}"
+
+
+def _told(who: str, error: Exception) -> str:
+    text = str(error) if isinstance(error, Unsound) else f"{type(error).__name__}: {error}"
+    return f"{who}: {text[:LONGEST]}"
+
+
+def refusal(rule: Rule, error: Exception) -> Refusal:
     """RK804 with the rule, its plugin and what went wrong."""
-    text = str(error) if isinstance(error, (str, Unsound)) else f"{type(error).__name__}: {error}"
-    return Refusal("RK804", f"{rule.rule} ({rule.origin}): {text[:LONGEST]}")
+    return Refusal("RK804", _told(f"{rule.rule} ({rule.origin})", error))
 
 
 def _asked(rule: Any, check: Callable[..., Any], *operands: Any) -> Any:

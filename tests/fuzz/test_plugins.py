@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import reparamkit
+from reparamkit.branch import BranchOp
+from reparamkit.errors import PluginError, ReparamError
 from reparamkit.operators import Scale
+from reparamkit.policy import Policy
 from reparamkit.rule import Lift, Transform
 from tests.fuzz.answers import ANSWERS, C, plugin, raises, slow, tried
-from tests.helpers import randomize, unchanged
+from tests.helpers import assert_untouched, randomize, snapshot, unchanged
 
 
 class Gain(nn.Module):
@@ -109,3 +112,56 @@ def test_rules_that_change_what_they_look_at_are_named(run: Any) -> None:
     with unchanged(tried_on):
         report = reparamkit.plan(tried_on, plugins=[given])
     assert any(r.code == "RK804" and "p/x" in r.reason for r in report.refusals)
+
+
+POLICIES = {
+    "allows raises": Policy("p", raises(KeyError("no")), lambda cost: cost.score),
+    "allows nothing known": Policy("p", lambda old, new: None, lambda cost: cost.score),  # type: ignore[arg-type, return-value]
+    "scores text": Policy("p", lambda old, new: True, lambda cost: "best"),  # type: ignore[arg-type, return-value]
+    "scores NaN": Policy("p", lambda old, new: True, lambda cost: float("nan")),
+    "score raises": Policy("p", lambda old, new: True, raises(ZeroDivisionError())),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES.keys())
+def test_policies_that_answer_anything_are_named(policy: Policy) -> None:
+    given = plugin(reparamkit_policies=lambda: [policy])
+    asked = model()
+    with unchanged(asked), pytest.raises(PluginError, match=r"RK804.*policy p \(Given\)"):
+        reparamkit.apply(asked, policy="p", plugins=[given], inplace=True)
+
+
+BUILDS: dict[str, Callable[..., Any]] = {
+    "raises": raises(KeyError("no")),
+    "nothing": lambda options, place: None,
+    "text": lambda options, place: "conv",
+    "class": lambda options, place: nn.Identity,
+    "other channels": lambda options, place: nn.Conv2d(place.in_channels, place.out_channels + 1, 1),
+    "other input": lambda options, place: nn.Conv2d(place.in_channels + 1, place.out_channels, 1),
+    "NaN": lambda options, place: _filled(nn.Conv2d(place.in_channels, place.out_channels, 1), float("nan")),
+    "not affine": lambda options, place: nn.ReLU(),
+    "random": lambda options, place: Noise(),
+    "unrunnable": lambda options, place: nn.Module(),
+}
+
+
+class Noise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+def _filled(module: nn.Module, value: float) -> nn.Module:
+    for parameter in module.parameters():
+        nn.init.constant_(parameter, value)
+    return module
+
+
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS.keys())
+def test_operations_for_branches_that_build_anything_are_found_out(build: Any) -> None:
+    given = plugin(reparamkit_branches=lambda: [BranchOp("strange", build)])
+    spec = {"version": 1, "name": "x", "expand": [{"match": {"type": "conv2d"}, "branches": [["conv"], ["strange"]]}]}
+    asked = nn.Sequential(nn.Conv2d(C, C, 3, padding=1)).double().eval()
+    before = snapshot(asked)
+    with pytest.raises(ReparamError, match=r"strange|RK710"):
+        reparamkit.expand(asked, spec, plugins=[given], inplace=True)
+    assert_untouched(asked, {**before, "rng": torch.get_rng_state()})  # initial numbers are drawn
