@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from reparamkit.plan import Plan
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_FRAMES_OF_OURS = 60  # more than any of our functions stands above those of torch that it calls
 _NORMS = nn.modules.batchnorm._BatchNorm
 _GATHER = (
     "gather the full state dict (get_model_state_dict with full_state_dict=True, from torch.distributed.checkpoint"
@@ -44,7 +46,7 @@ def checked_tree(model: object) -> nn.Module:
 
     Raises:
         ModelError: RK601 TorchScript, RK602 exported program, RK603 not a module, RK605 wrapped for distributed
-            training, RK507 sharded weights, RK102 lazy parameters, RK505 meta weights.
+            training, RK606 nested too deeply, RK507 sharded weights, RK102 lazy parameters, RK505 meta weights.
     """
     if isinstance(model, torch.export.ExportedProgram) or _is_exported(model):
         raise ModelError("RK602", "convert the module it was exported from, then export again")
@@ -54,6 +56,7 @@ def checked_tree(model: object) -> nn.Module:
         raise ModelError("RK603", f"expected an nn.Module, got {_what_else(model)}")
     if _only_wraps(model):
         raise ModelError("RK603", f"expected the network itself, got {type(model).__name__}; pass its .model")
+    _nested_within_limits(model)
     lazy, meta, sharded = [], [], []
     for path, module in modules_under(model):
         kind = next((c.__name__ for c in type(module).__mro__ if c.__name__ in _WRAPPERS), None)
@@ -76,6 +79,24 @@ def checked_tree(model: object) -> nn.Module:
     if sharded:
         raise ModelError("RK507", f"{_few(sharded)}; {_GATHER}")
     return model
+
+
+def _nested_within_limits(model: nn.Module) -> None:
+    """RK606 where torch's own functions, which call themselves once a level, would end in a `RecursionError`."""
+    deepest = max((path for path, _ in modules_under(model)), key=lambda path: path.count("."))
+    levels, limit = deepest.count(".") + 1, sys.getrecursionlimit()
+    most = limit - _frames_in_use() - _FRAMES_OF_OURS
+    if levels > most:
+        where = f"{deepest[:40]}..." if len(deepest) > 40 else deepest
+        text = f"expected at most {most} levels (Python's recursion limit is {limit}), got {levels} at {where}"
+        raise ModelError("RK606", f"{text}; call sys.setrecursionlimit({limit + 2 * levels}) first, or nest it less")
+
+
+def _frames_in_use() -> int:
+    frame, count = sys._getframe(), 0
+    while frame.f_back is not None:
+        frame, count = frame.f_back, count + 1
+    return count
 
 
 def _is_exported(model: object) -> bool:

@@ -64,6 +64,7 @@ CODES: dict[str, str] = {
     "RK603": "argument is not an nn.Module",
     "RK604": "forward cannot be traced",
     "RK605": "model is wrapped for distributed training",
+    "RK606": "model is nested too deeply",
     "RK610": "module was measured and is no operator",
     "RK611": "measuring the module would take too long",
     "RK612": "module cannot be measured",

@@ -23,6 +23,7 @@ import pluggy
 from reparamkit import core, hookspecs
 from reparamkit.branch import BranchOp
 from reparamkit.errors import PluginError
+from reparamkit.guarded import guarded, guarded_branch, guarded_policy
 from reparamkit.policy import POLICIES, Policy
 from reparamkit.registry import LoadFailure, Registry
 from reparamkit.rule import Lift, Rule, Switch, Transform, grouped
@@ -126,15 +127,16 @@ def build(plugins: Sequence[ModuleType | object] = (), *, autoload: bool = True)
         warnings.warn(f"reparamkit plugin {failure.plugin} ({failure.distribution}): {failure.error}", stacklevel=2)
     order = sorted(rules, key=lambda name: (name != "core", name))
     declared = tuple(replace(rule, origin=name) for name in order for rule in rules[name])
+    resolved = _resolved(declared)
     return Registry(
         declared,
-        grouped(_resolved(declared)),
-        {p.name: p for p in (*POLICIES, *(p for found in policies.values() for p in found))},
+        grouped([guarded(rule) for rule in resolved]),
+        {p.name: p for p in (*POLICIES, *(guarded_policy(p, name) for name in policies for p in policies[name]))},
         {name: tuple(paths) for name, paths in folders.items()},
         _by_name({name: branch_ops[name] for name in sorted(branch_ops, key=lambda n: (n != "core", n))}),
         tuple(loader.names),
         tuple(loader.failures),
-        {r.target: r for r in _resolved(declared) if isinstance(r, Lift)},
+        {r.target: r for r in resolved if isinstance(r, Lift)},
     )
 
 
@@ -144,7 +146,7 @@ def _by_name(found: Mapping[str, Sequence[BranchOp]]) -> dict[str, BranchOp]:
         for op in declared:
             if op.name in ops:
                 raise PluginError("RK803", f"{ops[op.name].origin} and {plugin} both bring the operation {op.name!r}")
-            ops[op.name] = replace(op, origin=plugin)
+            ops[op.name] = guarded_branch(replace(op, origin=plugin))
     return ops
 
 

@@ -2,6 +2,7 @@
 
 app       the commands, put together
 outcome   exit codes: what each exception means to a shell
+deadline  a bound on the time of a command
 screen    text on a terminal
 """
 

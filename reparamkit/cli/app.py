@@ -9,7 +9,21 @@ import typer
 from typer.core import TyperGroup
 
 import reparamkit
-from reparamkit.cli import apply, bench, demo, expand, explain, export, plan, plugins, recipes, report, rules, verify
+from reparamkit.cli import (
+    apply,
+    bench,
+    deadline,
+    demo,
+    expand,
+    explain,
+    export,
+    plan,
+    plugins,
+    recipes,
+    report,
+    rules,
+    verify,
+)
 from reparamkit.cli.screen import be_quiet, log_to_screen
 
 _EVERYWHERE = frozenset({"-v", "-vv", "--verbose", "-q", "--quiet"})
@@ -46,8 +60,13 @@ def _options(
     ] = False,
     verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; twice for everything.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors and JSON only.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", min=0.01, help="Give up after this time (exit 5).")
+    ] = None,
 ) -> None:
-    """Exit codes: 0 done, 1 verification failed, 2 wrong usage, recipe or model, 3 nothing merged, 4 refused."""
+    """Exit codes: 0 done, 1 not verified, 2 wrong usage, recipe or model, 3 nothing merged, 4 refused, 5 timeout."""
+    if timeout is not None:
+        deadline.start(timeout)
     be_quiet(quiet)
     log_to_screen(logging.ERROR if quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
 

@@ -7,6 +7,7 @@
 | 2    | wrong usage, recipe, model or checkpoint            |
 | 3    | nothing matched: no merge was made                  |
 | 4    | something was refused, and --strict was given       |
+| 5    | took longer than --timeout                          |
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from enum import IntEnum
 
 import typer
 
+from reparamkit.cli import deadline
 from reparamkit.cli.screen import complain
 from reparamkit.errors import ReparamError, VerificationError
 
@@ -29,6 +31,7 @@ class Exit(IntEnum):
     USAGE = 2
     NOTHING = 3
     REFUSED = 4
+    SLOW = deadline.CODE
 
 
 @contextmanager
@@ -39,6 +42,10 @@ def exit_codes() -> Iterator[None]:
     except ReparamError as error:
         complain(str(error))
         raise typer.Exit(_code(error)) from error
+    except KeyboardInterrupt as error:
+        if deadline.expired():
+            raise typer.Exit(Exit.SLOW) from error
+        raise
 
 
 def _code(error: ReparamError) -> Exit:

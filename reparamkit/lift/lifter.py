@@ -31,7 +31,7 @@ from reparamkit.lift.ranks import channels_as_read, rank_as_read
 from reparamkit.lift.sharing import call_sites, may_have_copies
 from reparamkit.merge import Algebra, Term
 from reparamkit.operators import Conv, Layout
-from reparamkit.paths import joined
+from reparamkit.paths import joined, within
 from reparamkit.registry import Registry
 from reparamkit.rule import Call, Cat, Lift, Split, Sum, Tail, Through
 from reparamkit.rules import no_op, unshare
@@ -114,6 +114,8 @@ class Lifter:
         flow = Flow(path)
         frame = self._frame(flow, path, traced, None, 0)
         _escape_outputs(frame)
+        for inner in flow.frames.values():
+            _escape_dropped(inner)
         mark_shared_mutation(flow)
         return flow
 
@@ -161,7 +163,7 @@ class Lifter:
         if refusal is None and depth < _MAX_DEPTH:
             inner = self._written_in(flow, frame, node, path, depth)
             if inner is not None:
-                return self._returned(flow, frame, node, inner)
+                return self._tuple(flow, frame, node, inner) if inner.output is None else inner.output
         value = _new(flow, frame.path, node, inputs)
         value.module_path, value.module = path, module
         value.refusal = refusal or _opaque(traced, path)
@@ -216,20 +218,10 @@ class Lifter:
         known = rank_of_module(module, inputs[0].rank if inputs else None)
         return self.survey.ranks_out.get(path) if known is None else known
 
-    def _returned(self, flow: Flow, frame: Frame, node: fx.Node, inner: Frame) -> Value:
-        """What a child returns; what its caller drops is computed all the same."""
-        if inner.output is None:
-            return self._tuple(flow, frame, node, inner)
-        inner.output.escapes |= not node.users
-        return inner.output
-
     def _tuple(self, flow: Flow, frame: Frame, node: fx.Node, inner: Frame) -> Value:
         """A child that returns several values, or none: picked out one by one, or read by what we do not follow."""
         packed = _packed(frame, node, inner)
         if packed is not None:
-            picked = {id(packed[user.args[1]]) for user in node.users}
-            for part in packed.values():
-                part.escapes |= id(part) not in picked
             value = _new(flow, frame.path, node)
             value.packed = packed
             return value
@@ -452,3 +444,11 @@ def _is_meta(node: fx.Node, inputs: list[Value]) -> bool:
         if name in ("_assert", "__assert__"):
             return True
     return bool(inputs) and all(v.meta for v in inputs) and node.op == "call_function"
+
+
+def _escape_dropped(inner: Frame) -> None:
+    """What a forward returns and its caller drops is still what the module returns to whoever calls it."""
+    for node in inner.traced.graph.output_node().all_input_nodes:
+        value = inner.values.get(node)
+        if value is not None and all(within(user.path, [inner.path]) for user in value.users):
+            value.escapes = True

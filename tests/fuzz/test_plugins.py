@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import reparamkit
-from reparamkit.errors import Refusal, ReparamError
+from reparamkit.branch import BranchOp
+from reparamkit.errors import PluginError, ReparamError
 from reparamkit.operators import Scale
-from reparamkit.rule import Cat, Lift, Split, Sum, Tail, Through, Transform
-from tests.helpers import assert_same, assert_untouched, randomize, snapshot, unchanged
-
-C = 4
+from reparamkit.policy import Policy
+from reparamkit.rule import Lift, Transform
+from tests.fuzz.answers import ANSWERS, C, plugin, raises, slow, tried
+from tests.helpers import assert_untouched, randomize, snapshot, unchanged
 
 
 class Gain(nn.Module):
@@ -49,90 +47,6 @@ class Model(nn.Module):
         return torch.cat([self.gain(x), torch.relu(self.last(x * 2))], 1)
 
 
-def _raise(error: BaseException) -> Callable[..., Any]:
-    def run(*args: Any) -> Any:
-        raise error
-
-    return run
-
-
-def _recurse(*args: Any) -> Any:
-    return _recurse(*args)
-
-
-def _slow(*args: Any) -> Any:
-    time.sleep(0.2)
-    return None
-
-
-def _warns(*args: Any) -> Any:
-    warnings.warn("look", stacklevel=1)
-    return None
-
-
-class Hostile:
-    """Answers every question wrongly."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise RuntimeError(name)
-
-    def __eq__(self, other: object) -> bool:
-        raise RuntimeError
-
-    def __hash__(self) -> int:
-        raise RuntimeError
-
-    def __bool__(self) -> bool:
-        raise RuntimeError
-
-    def __repr__(self) -> str:
-        raise RuntimeError
-
-
-NAN = torch.full((C,), float("nan"), dtype=torch.float64)
-ANSWERS: dict[str, Callable[..., Any]] = {
-    "nothing": lambda *a: None,
-    "number": lambda *a: 1,
-    "text": lambda *a: "conv",
-    "list": lambda *a: [None, 1],
-    "class": lambda *a: Scale,
-    "tensor": lambda *a: torch.ones(3, 3),
-    "module": lambda *a: nn.Conv2d(1, 1, 1),
-    "itself": lambda *a: a[0],
-    "all of it": lambda *a: a,
-    "hostile": lambda *a: Hostile(),
-    "other channels": lambda *a: Scale(torch.ones(C + 3, dtype=torch.float64)),
-    "no channels": lambda *a: Scale(torch.ones(0, dtype=torch.float64)),
-    "wrong numbers": lambda *a: Scale(torch.full((C,), 7.0, dtype=torch.float64)),
-    "float32": lambda *a: Scale(torch.full((C,), 7.0)),
-    "integers": lambda *a: Scale(torch.ones(C, dtype=torch.int64)),
-    "two axes": lambda *a: Scale(torch.ones(C, C, dtype=torch.float64)),
-    "NaN": lambda *a: Scale(NAN),
-    "infinite": lambda *a: Scale(torch.full((C,), float("inf"), dtype=torch.float64)),
-    "meta": lambda *a: Scale(torch.ones(C, device="meta", dtype=torch.float64)),
-    "gradient": lambda *a: Scale(torch.ones(C, dtype=torch.float64, requires_grad=True)),
-    "refusal of no code": lambda *a: Refusal("", ""),
-    "refusal of an unknown code": lambda *a: Refusal("RK999", "because"),
-    "through nothing": lambda *a: Through(None, None),  # type: ignore[arg-type]
-    "sum of nothing": lambda *a: Sum(()),
-    "sum of numbers": lambda *a: Sum(((1.0, 2),)),
-    "stack of nothing": lambda *a: Cat((), 9),
-    "split of nothing": lambda *a: Split(None, None),  # type: ignore[arg-type]
-    "tail of nothing": lambda *a: Tail(None, None, None),  # type: ignore[arg-type]
-    "pair": lambda *a: (a[0], a[0]),
-    "ValueError": _raise(ValueError("no")),
-    "KeyError": _raise(KeyError()),
-    "AssertionError": _raise(AssertionError("é\x1b[2J")),
-    "RuntimeError": _raise(RuntimeError("x" * 100_000)),
-    "NotImplementedError": _raise(NotImplementedError()),
-    "StopIteration": _raise(StopIteration()),
-    "MemoryError": _raise(MemoryError()),
-    "recursion": _recurse,
-    "slow": _slow,
-    "warns": _warns,
-    "draws": lambda *a: Scale(torch.rand(C, dtype=torch.float64)),
-    "changes the default": lambda *a: torch.set_default_dtype(torch.float32),
-}
 KINDS: dict[str, Callable[[Any], Any]] = {
     "lift of a module": lambda run: Lift("p/x", Gain, run),
     "lift of a known module": lambda run: Lift("p/x", nn.Conv2d, run, overrides="core/conv"),
@@ -141,36 +55,8 @@ KINDS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def plugin(**hooks: Any) -> Any:
-    return type("Given", (), {k: staticmethod(reparamkit.hookimpl(v)) for k, v in _named(hooks).items()})()
-
-
-def _named(hooks: dict[str, Any]) -> dict[str, Any]:
-    for name, hook in hooks.items():
-        hook.__name__ = name
-    return hooks
-
-
 def model() -> nn.Module:
     return randomize(Model()).double()
-
-
-def tried(given: Any, inplace: bool = False) -> None:
-    """Whatever the plugin does: an error of ours and an untouched model, or one that computes the same."""
-    original = model()
-    target = copy.deepcopy(original)
-    before, told = snapshot(target), ""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            converted: nn.Module | None = reparamkit.apply(target, policy="always", plugins=[given], inplace=inplace)
-    except (ReparamError, MemoryError) as error:
-        converted, told = None, str(error)
-    assert len(told) < 10_000
-    if converted is None or not inplace:
-        assert_untouched(target, {**before, "rng": torch.get_rng_state()})  # a rule may draw random numbers
-    if converted is not None:
-        assert_same(original, converted)
 
 
 @pytest.mark.parametrize("inplace", [False, True])
@@ -178,7 +64,7 @@ def tried(given: Any, inplace: bool = False) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_rules_that_answer_anything(kind: str, answer: str, inplace: bool) -> None:
     rule = KINDS[kind](ANSWERS[answer])
-    tried(plugin(reparamkit_rules=lambda: [rule]), inplace)
+    tried(model(), plugin(reparamkit_rules=lambda: [rule]), inplace)
 
 
 HOOKS = ["reparamkit_rules", "reparamkit_policies", "reparamkit_recipes", "reparamkit_branches"]
@@ -188,11 +74,11 @@ RETURNED: dict[str, Callable[[], Any]] = {
     "text": lambda: "rules",
     "wrong things": lambda: [1, "a", None],
     "a class": lambda: [Lift],
-    "raises": _raise(ValueError("no")),
-    "twice": lambda: [KINDS["lift of a module"](_slow)] * 2,
-    "id without a plugin": lambda: [Lift("x", Gain, _slow)],
-    "id that is no text": lambda: [Lift(3, Gain, _slow)],  # type: ignore[arg-type]
-    "target that is nothing": lambda: [Lift("p/x", None, _slow)],
+    "raises": raises(ValueError("no")),
+    "twice": lambda: [KINDS["lift of a module"](slow)] * 2,
+    "id without a plugin": lambda: [Lift("x", Gain, slow)],
+    "id that is no text": lambda: [Lift(3, Gain, slow)],  # type: ignore[arg-type]
+    "target that is nothing": lambda: [Lift("p/x", None, slow)],
     "run that cannot be called": lambda: [Lift("p/x", Gain, 3)],
 }
 
@@ -202,7 +88,7 @@ RETURNED: dict[str, Callable[[], Any]] = {
 )
 @pytest.mark.parametrize("returned", RETURNED.values(), ids=RETURNED.keys())
 def test_hooks_that_return_anything(hook: str, returned: Callable[[], Any]) -> None:
-    tried(plugin(**{hook: lambda: returned()}))
+    tried(model(), plugin(**{hook: lambda: returned()}))
 
 
 def _zero(module: Any, context: Any) -> Any:
@@ -226,3 +112,56 @@ def test_rules_that_change_what_they_look_at_are_named(run: Any) -> None:
     with unchanged(tried_on):
         report = reparamkit.plan(tried_on, plugins=[given])
     assert any(r.code == "RK804" and "p/x" in r.reason for r in report.refusals)
+
+
+POLICIES = {
+    "allows raises": Policy("p", raises(KeyError("no")), lambda cost: cost.score),
+    "allows nothing known": Policy("p", lambda old, new: None, lambda cost: cost.score),  # type: ignore[arg-type, return-value]
+    "scores text": Policy("p", lambda old, new: True, lambda cost: "best"),  # type: ignore[arg-type, return-value]
+    "scores NaN": Policy("p", lambda old, new: True, lambda cost: float("nan")),
+    "score raises": Policy("p", lambda old, new: True, raises(ZeroDivisionError())),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES.keys())
+def test_policies_that_answer_anything_are_named(policy: Policy) -> None:
+    given = plugin(reparamkit_policies=lambda: [policy])
+    asked = model()
+    with unchanged(asked), pytest.raises(PluginError, match=r"RK804.*policy p \(Given\)"):
+        reparamkit.apply(asked, policy="p", plugins=[given], inplace=True)
+
+
+BUILDS: dict[str, Callable[..., Any]] = {
+    "raises": raises(KeyError("no")),
+    "nothing": lambda options, place: None,
+    "text": lambda options, place: "conv",
+    "class": lambda options, place: nn.Identity,
+    "other channels": lambda options, place: nn.Conv2d(place.in_channels, place.out_channels + 1, 1),
+    "other input": lambda options, place: nn.Conv2d(place.in_channels + 1, place.out_channels, 1),
+    "NaN": lambda options, place: _filled(nn.Conv2d(place.in_channels, place.out_channels, 1), float("nan")),
+    "not affine": lambda options, place: nn.ReLU(),
+    "random": lambda options, place: Noise(),
+    "unrunnable": lambda options, place: nn.Module(),
+}
+
+
+class Noise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+def _filled(module: nn.Module, value: float) -> nn.Module:
+    for parameter in module.parameters():
+        nn.init.constant_(parameter, value)
+    return module
+
+
+@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS.keys())
+def test_operations_for_branches_that_build_anything_are_found_out(build: Any) -> None:
+    given = plugin(reparamkit_branches=lambda: [BranchOp("strange", build)])
+    spec = {"version": 1, "name": "x", "expand": [{"match": {"type": "conv2d"}, "branches": [["conv"], ["strange"]]}]}
+    asked = nn.Sequential(nn.Conv2d(C, C, 3, padding=1)).double().eval()
+    before = snapshot(asked)
+    with pytest.raises(ReparamError, match=r"strange|RK710"):
+        reparamkit.expand(asked, spec, plugins=[given], inplace=True)
+    assert_untouched(asked, {**before, "rng": torch.get_rng_state()})  # initial numbers are drawn

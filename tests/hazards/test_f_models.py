@@ -134,7 +134,7 @@ def nested(depth: int) -> nn.Module:
     return model
 
 
-@hazard("F9", "deep nesting", "converted")
+@hazard("F9", "deep nesting", "converted; an error where torch itself cannot walk through the model", "RK606")
 @pytest.mark.parametrize("depth", [30, 100])
 def test_f09_deep_nesting(depth: int) -> None:
     converted, _ = convert(nested(depth))
@@ -146,6 +146,22 @@ def test_f09_nesting_deeper_than_python_copies() -> None:
     assert counts(reparamkit.apply(model)) == (1, 0)
     assert counts(model) == (1, 1)
     assert counts(reparamkit.apply(model, inplace=True)) == (1, 0)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_f09_nesting_deeper_than_torch_walks(inplace: bool) -> None:
+    model = randomize(seq(same(), bn()))
+    weights = {k: t.clone() for k, t in model.state_dict().items()}
+    inner = model
+    for _ in range(1200):
+        model = seq(model)
+        model.training = False  # `eval` would call itself once a level
+    with raises("RK606") as caught:
+        reparamkit.apply(model, inplace=inplace)
+    assert "got 1201 at 0.0.0." in str(caught.value)
+    assert "sys.setrecursionlimit(" in str(caught.value)
+    assert all(torch.equal(weights[k], t) for k, t in inner.state_dict().items())
+    assert counts(reparamkit.apply(inner)) == (1, 0)
 
 
 @hazard("F10", "very long models", "converted")
