@@ -26,13 +26,15 @@ from reparamkit.policy import Policy
 from reparamkit.probe import probe
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
-from reparamkit.regroup import Regrouper
+from reparamkit.reorder import Finder, Reorderer
 from reparamkit.report import Report
+from reparamkit.rules import homogeneous, spread
 from reparamkit.rules import probe as measured
-from reparamkit.rules import spread
+from reparamkit.scales import scales_to_move
 from reparamkit.scope import Scope, allowed_here, out_of_scope, scopes_of, switched_on, transforms_of
 from reparamkit.spread import with_spread_norms
 from reparamkit.summary import report_of
+from reparamkit.sums import SumFinder
 from reparamkit.survey import Survey
 
 
@@ -200,8 +202,11 @@ def _plan_flow(plan: Plan, flow: Flow, lifter: Lifter, scopes: dict[str, Block])
     """Add to the plan what is merged in a flow, and what is refused."""
     algebra = lifter.algebra
     choice = _chosen(plan, flow, algebra, scopes)
-    regrouper = Regrouper(algebra, plan.policy, lifter.again, lambda other: _chosen(plan, other, algebra, scopes))
-    flow, choice = regrouper.improved(flow, choice)
+    finders: list[Finder] = [SumFinder(algebra, plan.policy)]
+    if algebra.enabled(homogeneous.RULE):
+        finders.append(scales_to_move)
+    order = Reorderer(finders, lifter.again, lambda other: _chosen(plan, other, algebra, scopes))
+    flow, choice = order.improved(flow, choice)
     if algebra.enabled(spread.RULE):
         choice = with_spread_norms(flow, choice, lambda: _chosen(plan, flow, algebra, scopes), plan.policy)
     plan.edits += [Planned(edit, flow) for edit in choice.edits]

@@ -1,125 +1,72 @@
-"""regroup: branches of a sum that merge, but stand apart in it, are added to each other first.
+"""reorder: steps of a forward that would merge in another order are read in that order.
 
 ``(a + b) + c`` is one value for each addition. Where `a` and `c` are operators of one source and `b` is none, neither
-addition merges; ``(a + c) + b`` does. The order of a sum changes only where that makes a merge.
+addition merges; ``(a + c) + b`` does. In ``s relu(conv(x))`` nothing merges; in ``relu(s conv(x))`` the scale does. The
+order changes only where that makes a merge: `sums.py` and `scales.py` beside this file say where it might.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from reparamkit.cost import Cost, cost_of
-from reparamkit.decide import too_dear
-from reparamkit.errors import Refusal
-from reparamkit.lift.chain import nearest_common, path_term
-from reparamkit.lower import realizable
-from reparamkit.merge import Term
-from reparamkit.rules.sizes import channels_of
-from reparamkit.trace.sums import Addend, Regrouping, addends, regrouped, sign_of
+from reparamkit.trace.reorder import Reordering, reordered
 
 if TYPE_CHECKING:
     from torch import fx
 
     from reparamkit.choice import Choice
     from reparamkit.flow import Flow, Frame, Value
-    from reparamkit.merge import Algebra
-    from reparamkit.policy import Policy
     from reparamkit.trace.forward import Traced
+
+Finder = Callable[["Frame", "Flow", "Choice"], Sequence[Reordering]]
 
 
 @dataclass(frozen=True)
-class Regrouper:
-    """Changes the order of sums in one flow.
+class Reorderer:
+    """Changes the order of steps in one flow.
 
     Attributes:
-        algebra: adds branches.
-        policy: whether a sum of two branches is worth having.
+        finders: what might be changed in a forward, given what merges as it is.
         lift: the flow again, with other traces for some of its forwards.
         choose: the regions of a flow.
     """
 
-    algebra: Algebra
-    policy: Policy
+    finders: Sequence[Finder]
     lift: Callable[[Flow, dict[str, Traced]], Flow]
     choose: Callable[[Flow], Choice]
 
     def improved(self, flow: Flow, chosen: Choice) -> tuple[Flow, Choice]:
-        """The flow with its sums in the order in which most of them merge, and its regions; itself where none would."""
-        wanted = {frame.path: found for frame in flow.frames.values() if (found := self._wanted(frame, flow, chosen))}
+        """The flow in the order in which most of it merges, and its regions; itself where no other order helps."""
+        wanted = {path: found for path, frame in flow.frames.items() if (found := self._wanted(frame, flow, chosen))}
         while wanted:
-            made = {path: regrouped(flow.frames[path].traced, sums) for path, sums in wanted.items()}
+            made = {path: reordered(flow.frames[path].traced, changes) for path, changes in wanted.items()}
             other = self.lift(flow, {path: traced for path, (traced, _) in made.items()})
+            new = {path: _named(wanted[path], nodes, other.frames[path]) for path, (_, nodes) in made.items()}
             better = self.choose(other)
             merged = {
-                path: [one for one in wanted[path] if _are_merged(groups[one], other.frames[path], better)]
-                for path, (_, groups) in made.items()
+                path: [
+                    one for one, values in zip(wanted[path], new[path], strict=True) if better.done.issuperset(values)
+                ]
+                for path in wanted
             }
             if merged == wanted:
                 return other, better
-            wanted = {path: sums for path, sums in merged.items() if sums}
+            wanted = {path: changes for path, changes in merged.items() if changes}
         return flow, chosen
 
-    def _wanted(self, frame: Frame, flow: Flow, chosen: Choice) -> list[Regrouping]:
+    def _wanted(self, frame: Frame, flow: Flow, chosen: Choice) -> list[Reordering]:
         if frame.picked or (frame.path == flow.path and (flow.ways or flow.unknown)):
-            return []
-        inside = {node for node in frame.traced.graph.nodes if _is_loose(node, frame, chosen)}
-        ends = [n for n in inside if len(n.users) != 1 or inside.isdisjoint(n.users)]
-        found = (self._grouped(node, addends(node, inside.__contains__), frame) for node in ends)
-        return sorted((one for one in found if one is not None), key=lambda one: frame.values[one.node].index)
-
-    def _grouped(self, node: fx.Node, parts: list[Addend], frame: Frame) -> Regrouping | None:
-        groups: list[tuple[Addend, ...]] = []
-        left = parts
-        while left:
-            group = self._group(left[0], left[1:], frame)
-            left = [part for part in left if part not in group]
-            groups.append(group)
-        several = tuple(group for group in groups if len(group) > 1)
-        rest = tuple(group[0] for group in groups if len(group) == 1)
-        apart = len(parts) > 2 and several and len(groups) > 1
-        return Regrouping(node, several, rest) if apart else None
-
-    def _group(self, first: Addend, others: list[Addend], frame: Frame) -> tuple[Addend, ...]:
-        """`first` and the addends it merges with."""
-        group = [first]
-        for other in others:
-            if self._merge([frame.values[part.node] for part in (*group, other)]):
-                group.append(other)
-        return tuple(group)
-
-    def _merge(self, values: list[Value]) -> bool:
-        """Whether the sum of `values`, which nobody else reads, is one operator and worth having."""
-        source = nearest_common(values)
-        if source is None or len(set(values)) < len(values):
-            return False
-        if any(v.unstable is not None or v.escapes or (v is not source and len(v.readers) > 1) for v in values):
-            return False
-        terms = [path_term(value, source, self.algebra) for value in values]
-        total: Term | Refusal = terms[0]
-        for term in terms[1:]:
-            if isinstance(total, Refusal) or isinstance(term, Refusal):
-                return False
-            total = self.algebra.add(total, term)
-        whole = total if isinstance(total, Refusal) else realizable(total)
-        if isinstance(whole, Refusal):
-            return False
-        before = sum((_cost(term, values[0]) for term in terms if isinstance(term, Term)), Cost(ops=len(terms) - 1))
-        return too_dear(self.policy, before, cost_of(whole.op, 1.0), "") is None
+            return []  # other ways through the same forward would be left as they are
+        return [change for find in self.finders for change in find(frame, flow, chosen)]
 
 
-def _cost(term: Term, like: Value) -> Cost:
-    return Cost() if term.is_identity else cost_of(term.op, 1.0, channels_of(like) or 1)
-
-
-def _is_loose(node: fx.Node, frame: Frame, chosen: Choice) -> bool:
-    """Whether it is an addition that is in no region, of values that nobody else reads or changes."""
-    value = frame.values.get(node) if sign_of(node) else None
-    if value is None or value in chosen.done or len(value.terms) != 2 or value.unstable is not None:
-        return False
-    return all(operand in frame.values for operand in node.all_input_nodes)
-
-
-def _are_merged(groups: list[fx.Node], frame: Frame, chosen: Choice) -> bool:
-    return all(frame.values[node] in chosen.done for node in groups)
+def _named(changes: Sequence[Reordering], new: Sequence[list[fx.Node]], frame: Frame) -> list[list[Value]]:
+    """The new values that each change was made for, with its rule among theirs."""
+    found = [[frame.values[node] for node in nodes] for nodes in new]
+    for change, values in zip(changes, found, strict=True):
+        for value in values:
+            if value.term is not None:
+                value.term = replace(value.term, rules=value.term.rules | {change.rule})
+    return found
