@@ -48,7 +48,7 @@ def network() -> nn.Module:
 
 
 def doubled(factor: float) -> Callable[[Block], Rewritten | Refusal | None]:
-    """``threshold(conv(x), 0, 0) * 2`` as ``threshold((2 conv)(x), 0, 0)``: right for a factor of 2, wrong for any other."""
+    """``2 t(conv(x))`` as ``t((2 conv)(x))``, `t` a threshold at zero: right for a factor of 2, wrong for any other."""
 
     def run(block: Block) -> Rewritten | Refusal | None:
         last = next((n for n in block.graph.nodes if n.op == "call_function" and 2.0 in n.args), None)
@@ -242,7 +242,7 @@ def test_a_block_whose_input_nobody_knows_needs_an_example() -> None:
             self.conv = nn.Conv2d(3, 3, 1)
 
         def forward(self, batch: dict[str, Tensor]) -> Tensor:
-            return torch.relu(self.conv(batch["image"])) * 2.0
+            return torch.threshold(self.conv(batch["image"]), 0.0, 0.0) * 2.0
 
     model = randomize(Keyed()).double()
     given = plugin(doubled(2.0))
