@@ -51,6 +51,7 @@ class Plan:
         refusals: what is not merged and why.
         transforms: what runs after the merges.
         scopes: which modules the recipe matched.
+        opens: whether more may merge once these edits are made.
         survey: what was found out about the model.
         registry: the rules.
     """
@@ -65,6 +66,7 @@ class Plan:
     refusals: list[Refusal] = field(default_factory=list)
     transforms: list[Pending] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
+    opens: bool = False
 
     def __str__(self) -> str:
         lines = [f"after the merges: {pending}" for pending in self.transforms]
@@ -121,6 +123,9 @@ class Plan:
 
     def _report(self) -> Report:
         return report_of(self.recipe, self.policy.name, dict.fromkeys(self.edits), self.refusals)
+
+
+_OPENING = frozenset({spread.RULE, homogeneous.RULE})  # what they make may merge with what is beside it
 
 
 def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Registry, survey: Survey) -> Plan:
@@ -210,6 +215,7 @@ def _plan_flow(plan: Plan, flow: Flow, lifter: Lifter, scopes: dict[str, Block])
     if algebra.enabled(spread.RULE):
         choice = with_spread_norms(flow, choice, lambda: _chosen(plan, flow, algebra, scopes), plan.policy)
     plan.edits += [Planned(edit, flow) for edit in choice.edits]
+    plan.opens |= choice.opens or any(region.term.rules & _OPENING for region in choice.regions)
     done, ends = choice.done, {region.target for region in choice.regions}
     plan.refusals += flow.refusals
     for value in flow.values:

@@ -1,7 +1,8 @@
 """rounds: plans proven and made, one after the other: what some rules make opens the way for more.
 
 A norm that was shared out, or a scale that went in front of an activation, leaves a layer that may merge with what is
-beside it. Where such rules were used the merged model is planned once more, so that a second conversion finds nothing.
+beside it; a sum that became a layer may take its share of the norm in front of it. Where a plan has such edits the
+merged model is planned once more, so that a second conversion finds nothing.
 """
 
 from __future__ import annotations
@@ -19,15 +20,12 @@ from reparamkit.observe import observe_ranks
 from reparamkit.plan import Plan, make_plan
 from reparamkit.planned import Planned
 from reparamkit.progress import watched
-from reparamkit.rules import homogeneous, spread
 from reparamkit.spread import without_halves
 from reparamkit.survey import survey
 from reparamkit.verify import Proven, prove
 
 if TYPE_CHECKING:
     from torch import nn
-
-_OPENING = frozenset({spread.RULE, homogeneous.RULE})
 
 
 @dataclass
@@ -77,8 +75,8 @@ def make_further(
         rtol: largest relative deviation of a merge; `None` skips the proofs.
         journal: what is done is written down there.
     """
-    latest = rounds.proven
-    while any(planned.edit.candidate.term.rules & _OPENING for planned in latest):
+    latest, again = rounds.proven, made
+    while latest and again.opens:
         again = _planned_again(made, model, example_inputs)
         latest, refused = prove_all(again, rtol)
         rounds.refusals, rounds.refused = again.refusals, [*rounds.refused, *refused]
