@@ -23,6 +23,7 @@ from reparamkit.rules import (
     linear,
     no_op,
     norm_affine,
+    ones_channel,
     pad,
     pick,
     pooling,
@@ -56,6 +57,7 @@ CORE: tuple[Rule, ...] = (
     *norm_affine.rules,
     *homogeneous.rules,
     *spread.rules,
+    *ones_channel.rules,
     *unshare.rules,
     *probe.rules,
 )
