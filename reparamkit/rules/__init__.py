@@ -30,6 +30,7 @@ from reparamkit.rules import (
     probe,
     scale,
     sequential,
+    shuffle,
     spread,
     unshare,
 )
@@ -49,6 +50,7 @@ CORE: tuple[Rule, ...] = (
     *pooling.rules,
     *pad.rules,
     *pick.rules,
+    *shuffle.rules,
     *layout.rules,
     *averaging.rules,
     *border.rules,
