@@ -53,6 +53,7 @@ MODELS: dict[str, list[tuple[str, str]]] = {
     "lsnet": [("tests.published.test_repvit:LSNetRepVGGDW", "1x8x32x32")],
     "nextvit": [("timm:nextvit_small", "1x3x224x224")],
     "norm_affine": [("timm:vit_tiny_patch16_224", "1x3x224x224")],
+    "ones_channel": [("tests.test_ones_channel:Bottleneck", "1x4x32x32")],
     "orepa": [("tests.published.test_orepa:RepVGGBlockOREPA", "1x8x32x32")],
     "pplcnet": [("tests.published.test_paddle:LearnableRepLayer", "1x8x32x32")],
     "ppyoloe": [("tests.published.test_paddle:PPYOLOERepVGGBlock", "1x8x32x32")],

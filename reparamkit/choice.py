@@ -23,10 +23,12 @@ class Choice:
     Attributes:
         edits: in order of execution.
         refusals: why there are no more, by value.
+        opens: whether a norm that stays is read by what is written anew, so that it may go into that afterwards.
     """
 
     edits: tuple[Edit, ...]
     refusals: dict[Value, Refusal]
+    opens: bool = False
 
     @property
     def regions(self) -> list[Candidate]:

@@ -76,7 +76,8 @@ def cost_of(op: Operator, density: float, channels: int = 1) -> Cost:
     if isinstance(op, Stencil):
         return Cost(op.macs * channels * density, 0, 0, channels * density, 1)
     if isinstance(op, Picked):
-        return Cost() if op.macs == 0 else cost_of(op.op, density, len(op.index))
+        copied = Cost() if op.is_slice else Cost(traffic=len(op.index) * density, ops=1)
+        return copied if op.macs == 0 else copied + cost_of(op.op, density, len(op.index))
     if isinstance(op, (Layout, Arranged)):
         return Cost()
     channels = op.channels or channels

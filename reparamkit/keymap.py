@@ -50,6 +50,13 @@ def moved(mapping: Mapping[str, tuple[str, ...]], moves: Iterable[Move]) -> Mapp
     return mapping
 
 
+def followed(
+    mapping: Mapping[str, tuple[str, ...]], further: Mapping[str, tuple[str, ...]]
+) -> Mapping[str, tuple[str, ...]]:
+    """A key map continued through that of a further round of merges."""
+    return {old: tuple(dict.fromkeys(k for key in new for k in further[key])) for old, new in mapping.items()}
+
+
 def _follow(keys: Iterable[str], move: Move) -> Iterator[str]:
     for key in keys:
         yield from move.keys if within(key, move.gone) else (key,)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from reparamkit.errors import Refusal
 from reparamkit.merge import Like, Term
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Picked, Scale, Stencil
-from reparamkit.operators.conv import with_groups
+from reparamkit.operators.conv import conv, with_groups
 from reparamkit.operators.conv_transpose import turned
 from reparamkit.operators.vector import is_zero, values
 from reparamkit.operators.weight import embedded
 from reparamkit.rule import RuleSet
 from reparamkit.rules.dilation import on_grid
+from reparamkit.rules.sequential import compose_convs
 
 Band = Callable[[int, int, Tensor], None]
 
@@ -34,7 +35,8 @@ def realizable(term: Term) -> Term | Refusal:
     if isinstance(op, (Layout, Arranged)):
         return Refusal("RK319", "axes are rearranged")
     if isinstance(op, Picked):
-        return Refusal("RK319", "it reads a part of the channels only")
+        made = _of_all(op)
+        return made if isinstance(made, Refusal) else realizable(replace(term, op=made))
     if isinstance(op, Scale):
         if not op.channels or not op.nd or term.like is None:
             return Refusal("RK319", "a scale for an unknown number of channels or axes")
@@ -43,6 +45,15 @@ def realizable(term: Term) -> Term | Refusal:
         return term
     made = _even(with_groups(op, 1) if op.nd == 0 else op)
     return made if isinstance(made, Refusal) else replace(term, op=made)
+
+
+def _of_all(op: Picked) -> Conv | Refusal:
+    """A dense convolution of channels in another order as one of the channels as they are."""
+    if not isinstance(op.op, Conv) or op.op.groups > 1 or not op.is_permutation:
+        return Refusal("RK319", "it reads a part of the channels only")
+    device = op.op.weight.device
+    rows = torch.eye(op.channels, dtype=torch.float64, device=device)[torch.tensor(op.index, device=device)]
+    return compose_convs(op.op, conv(rows.reshape(op.channels, op.channels, *[1] * op.nd)))
 
 
 def _even(op: Conv) -> Conv | Refusal:

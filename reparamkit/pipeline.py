@@ -1,7 +1,7 @@
 """pipeline: the stages in order. Start reading here.
 
     trace -> lift -> merge -> decide        `plan` stops here: nothing is computed, nothing changed
-          -> lower -> verify -> splice -> transform -> report
+          -> lower -> verify -> splice -> transform -> report      (`rounds.py`: once more, where that leaves something)
 
 `plan` and `apply` share everything up to the decision. `apply` then computes and proves every replacement, and
 only when all of them are ready changes the model, or a copy of it.
@@ -21,26 +21,23 @@ import torch
 from torch import nn
 
 from reparamkit.check import checked_example, checked_model, expectations
-from reparamkit.edits.edit import Rewrite
 from reparamkit.edits.splice import Journal, Steps, copied, splice
 from reparamkit.edits.steps import steps_of
-from reparamkit.errors import ModelError, RecipeError, Refusal
+from reparamkit.errors import ModelError, RecipeError
 from reparamkit.example_form import form_of
 from reparamkit.keymap import key_map, keys_of, moved
 from reparamkit.loading import build_or_default
 from reparamkit.observe import observe_ranks
 from reparamkit.plan import Plan, make_plan
-from reparamkit.planned import Planned
 from reparamkit.policy import Policy
-from reparamkit.progress import watched
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry
 from reparamkit.report import Report
-from reparamkit.spread import without_halves
+from reparamkit.rounds import Rounds, make_further, prove_all
 from reparamkit.summary import report_of
 from reparamkit.survey import survey
 from reparamkit.transform import transform
-from reparamkit.verify import Proven, Truth, prove
+from reparamkit.verify import Truth
 from reparamkit.warn import parameters_under, warn_of_global_hooks, warn_of_optimizers
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
@@ -198,7 +195,7 @@ def carry_out(
     """Compute, prove and make what a plan says; arguments, result and errors as those of `apply`."""
     model = made.model
     rtol = _tolerance(made.recipe, verify)
-    proven, refused = _prove_all(made, rtol)
+    proven, refused = prove_all(made, rtol)
     steps = steps_of(made, proven)
     truth = None if example_inputs is None or rtol is None else Truth(model, example_inputs)
     if strict and (refused or made.refusals):
@@ -211,8 +208,9 @@ def carry_out(
     journal = Journal()
     try:
         splice(target, steps, journal)
-        merged_keys = keys_of(target) if return_report else ()
-        _log.info("%d merges proven and made", len(proven))
+        rounds = Rounds(proven, made.refusals, refused, key_map(keys, keys_of(target), proven))
+        make_further(rounds, made, target, example_inputs, rtol, journal)
+        _log.info("%d merges proven and made", len(rounds.proven))
         more = transform(made, target, example_inputs, rtol, journal)
         if strict and more.refused:
             raise RecipeError("RK707", f"strict: {len(more.refused)} refusals, the first: {more.refused[0]}")
@@ -221,12 +219,12 @@ def carry_out(
         warn_of_optimizers(parameters, target)
         if not return_report:
             return target
-        refusals = (*made.refusals, *refused, *more.refused)
-        report = report_of(made.recipe, made.policy.name, proven, refusals, comparison)
+        refusals = (*rounds.refusals, *rounds.refused, *more.refused)
+        report = report_of(made.recipe, made.policy.name, rounds.proven, refusals, comparison)
         return target, replace(
             report,
             merged=(*report.merged, *more.merged),
-            key_map=moved(key_map(keys, merged_keys, proven), more.moves),
+            key_map=moved(rounds.key_map, more.moves),
             example=form_of(example_inputs),
             timed=made.timed,
             _undo=[journal.rollback] if keep_original else [],
@@ -240,23 +238,6 @@ def _tolerance(recipe: Recipe, verify: bool | float) -> float | None:
     if verify is False or (verify is True and not recipe.verify.enabled):
         return None
     return recipe.verify.rtol if verify is True else float(verify)
-
-
-def _prove_all(made: Plan, rtol: float | None) -> tuple[dict[Planned, Proven], list[Refusal]]:
-    """Every replacement, complete and proven; those whose numbers do not fit are refused."""
-    proven: dict[Planned, Proven] = {}
-    refused: list[Refusal] = []
-    for planned in watched(made.edits, "proving"):
-        candidate = planned.edit.candidate
-        found = prove(planned.edit, planned.flow, made.registry.merge, rtol)
-        if isinstance(found, Refusal):
-            refused.append(found.at(candidate.target.where))
-            continue
-        proven[planned] = found
-    # A forward is rewritten with all its merges or not at all.
-    broken = {p.edit.path for p in made.edits if isinstance(p.edit, Rewrite) and p not in proven}
-    kept = [p for p in proven if not (isinstance(p.edit, Rewrite) and p.edit.path in broken)]
-    return {p: proven[p] for p in without_halves(made.edits, kept)}, refused
 
 
 __all__ = ["Registry", "apply", "plan"]

@@ -26,14 +26,16 @@ from reparamkit.policy import Policy
 from reparamkit.probe import probe
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
-from reparamkit.regroup import Regrouper
+from reparamkit.reorder import Finder, Reorderer
 from reparamkit.report import Report
+from reparamkit.rules import homogeneous, spread
 from reparamkit.rules import probe as measured
-from reparamkit.rules import spread
+from reparamkit.scales import scales_to_move
 from reparamkit.scope import Scope, allowed_here, out_of_scope, scopes_of, switched_on, transforms_of
 from reparamkit.spread import with_spread_norms
 from reparamkit.stopwatch import Stopwatch
 from reparamkit.summary import report_of
+from reparamkit.sums import SumFinder
 from reparamkit.survey import Survey
 from reparamkit.timed import Timings
 
@@ -51,6 +53,7 @@ class Plan:
         refusals: what is not merged and why.
         transforms: what runs after the merges.
         scopes: which modules the recipe matched.
+        opens: whether more may merge once these edits are made.
         survey: what was found out about the model.
         registry: the rules.
         clock: what was timed, where the policy wants that.
@@ -67,6 +70,7 @@ class Plan:
     transforms: list[Pending] = field(default_factory=list)
     scopes: list[Scope] = field(default_factory=list)
     clock: Stopwatch | None = None
+    opens: bool = False
 
     def __str__(self) -> str:
         lines = [f"after the merges: {pending}" for pending in self.transforms]
@@ -129,6 +133,9 @@ class Plan:
     def timed(self) -> Timings | None:
         """What was timed to decide, where the policy wants that."""
         return None if self.clock is None else self.clock.timings
+
+
+_OPENING = frozenset({spread.RULE, homogeneous.RULE})  # what they make may merge with what is beside it
 
 
 def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Registry, survey: Survey) -> Plan:
@@ -208,11 +215,15 @@ def _plan_flow(plan: Plan, flow: Flow, lifter: Lifter, scopes: dict[str, Block])
     """Add to the plan what is merged in a flow, and what is refused."""
     algebra = lifter.algebra
     choice = _chosen(plan, flow, algebra, scopes)
-    regrouper = Regrouper(algebra, plan.policy, lifter.again, lambda other: _chosen(plan, other, algebra, scopes))
-    flow, choice = regrouper.improved(flow, choice)
+    finders: list[Finder] = [SumFinder(algebra, plan.policy)]
+    if algebra.enabled(homogeneous.RULE):
+        finders.append(scales_to_move)
+    order = Reorderer(finders, lifter.again, lambda other: _chosen(plan, other, algebra, scopes))
+    flow, choice = order.improved(flow, choice)
     if algebra.enabled(spread.RULE):
         choice = with_spread_norms(flow, choice, lambda: _chosen(plan, flow, algebra, scopes), plan.policy)
     plan.edits += [Planned(edit, flow) for edit in choice.edits]
+    plan.opens |= choice.opens or any(region.term.rules & _OPENING for region in choice.regions)
     done, ends = choice.done, {region.target for region in choice.regions}
     plan.refusals += flow.refusals
     for value in flow.values:

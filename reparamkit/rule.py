@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import torch
     from torch import fx, nn
 
     from reparamkit.block import Block
@@ -243,12 +244,14 @@ class Rewritten:
         graph: the graph of the block, edited; `None` when only modules are exchanged.
         before: what was there, in a few words.
         after: what is there now.
+        dtypes: what modules are rounded to once they are proven, by name: numbers that were computed come in float64.
     """
 
     modules: dict[str, nn.Module]
     graph: fx.Graph | None = None
     before: str = ""
     after: str = ""
+    dtypes: dict[str, torch.dtype] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reparamkit.decide import together, too_dear
+from reparamkit.edits.edit import Rewrite
 from reparamkit.errors import Refusal
 from reparamkit.rules.spread import may_spread
 from reparamkit.shares import Spread, shared_out
@@ -56,7 +57,8 @@ def with_spread_norms(flow: Flow, chosen: Choice, choose: Callable[[], Choice], 
         better = choose() if spreads else chosen
         refused = {s.norm: refusal for s in spreads if (refusal := _refused(s, better, policy))}
         if not refused:
-            return replace(better, refusals=better.refusals | failed | _explained(norms, better, failed))
+            refusals = better.refusals | failed | _explained(norms, better, failed)
+            return replace(better, refusals=refusals, opens=any(_is_source(norm, better) for norm in norms))
         failed |= refused
         for made in reversed(spreads):
             made.undo(flow)
@@ -75,6 +77,12 @@ def _refused(spread: Spread, chosen: Choice, policy: Policy) -> Refusal | None:
     whole = missing.share is not None and missing.share.size is None
     beside = missing.users[0] if whole else missing.inputs[0]
     return Refusal("RK321", f"not all of the values beside it can take it: not {beside.where}", where)
+
+
+def _is_source(norm: Value, chosen: Choice) -> bool:
+    """Whether the norm stays, and what reads it is written anew: a sum becomes a layer that can take a share."""
+    stays = not norm.gone and norm not in chosen.done
+    return stays and any(isinstance(e, Rewrite) and e.candidate.source is norm for e in chosen.edits)
 
 
 def _explained(norms: Sequence[Value], chosen: Choice, failed: Container[Value]) -> dict[Value, Refusal]:

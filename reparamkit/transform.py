@@ -123,6 +123,8 @@ def _run(
             if isinstance(change, Refusal):
                 refused.append(change.at(path or "(root)"))
             elif change is not None:
+                for name, dtype in change.made.dtypes.items():
+                    change.made.modules[name].to(dtype)
                 _add(steps, change)
                 gone += [joined(path, n) for n in (*change.made.modules, *_removed(change))]
                 done.merged.append(_merged(change, rule, error))

@@ -131,6 +131,21 @@ def test_norm_before_several_layers_of_which_one_pads_stays() -> None:
     assert not report.merged
 
 
+def test_norm_before_a_sum_goes_into_it_once_it_is_a_layer() -> None:
+    """And a second conversion finds nothing."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.norm(x)
+        return m.a(y).sigmoid() + y + m.b(y)  # type: ignore[no-any-return]
+
+    model = Fn(run, norm=nn.BatchNorm2d(4), a=nn.Conv2d(4, 4, 1), b=nn.Conv2d(4, 4, 1, groups=2))
+    converted, report = convert(model)
+    assert counts(converted) == (2, 0)
+    assert "core/spread" in merged_rules(report)
+    assert set(report.key_map["norm.weight"]) == set(converted.state_dict())
+    assert reparamkit.apply(converted, return_report=True)[1].merged == ()
+
+
 def test_norm_that_is_also_returned_stays() -> None:
     def run(m: Any, x: Tensor) -> tuple[Tensor, ...]:
         y = m.bn(x.relu())

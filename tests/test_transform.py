@@ -30,7 +30,7 @@ def _no_gradients() -> Iterator[None]:
 
 
 class Twice(nn.Module):
-    """``x + x`` of what a convolution gives, and an attribute that must survive."""
+    """Twice the positive part of what a convolution gives, said in a way that no rule of the core knows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Twice(nn.Module):
         self.label = "kept"
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.bn(self.conv(x)))
+        y = torch.threshold(self.bn(self.conv(x)), 0.0, 0.0)
         return y * 2.0
 
 
@@ -48,7 +48,7 @@ def network() -> nn.Module:
 
 
 def doubled(factor: float) -> Callable[[Block], Rewritten | Refusal | None]:
-    """``relu(conv(x)) * 2`` as ``relu((2 conv)(x))``: right for a factor of 2, wrong for any other."""
+    """``2 t(conv(x))`` as ``t((2 conv)(x))``, `t` a threshold at zero: right for a factor of 2, wrong for any other."""
 
     def run(block: Block) -> Rewritten | Refusal | None:
         last = next((n for n in block.graph.nodes if n.op == "call_function" and 2.0 in n.args), None)
@@ -242,7 +242,7 @@ def test_a_block_whose_input_nobody_knows_needs_an_example() -> None:
             self.conv = nn.Conv2d(3, 3, 1)
 
         def forward(self, batch: dict[str, Tensor]) -> Tensor:
-            return torch.relu(self.conv(batch["image"])) * 2.0
+            return torch.threshold(self.conv(batch["image"]), 0.0, 0.0) * 2.0
 
     model = randomize(Keyed()).double()
     given = plugin(doubled(2.0))

@@ -74,8 +74,6 @@ def emit(frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
     changed = _still_changed(frame, merged, set(graph.nodes), copies)
     if changed is not None:
         return Refusal("RK309", f"{changed} is changed in place, and the rest of the forward keeps it", frame.path)
-    # host refuses a rewrite whose rest reads a constant: it has no name to be written down by.
-    assert not _used(graph) & frame.traced.constants.keys()
     return _written(frame, graph, used_before)
 
 
@@ -91,15 +89,15 @@ def emit_graph(frame: Frame, graph: fx.Graph, live: set[fx.Node]) -> Emitted | R
         The code, or a `Refusal` when it cannot be written down.
     """
     _erase_dead(graph, live)
-    frozen = _used(graph) & frame.traced.constants.keys()
-    if frozen:
-        reason = f"{min(frozen)} is a constant computed from parameters; rewriting would freeze it"
-        return Refusal("RK604", reason, frame.path)
     return _written(frame, graph, _used(frame.traced.graph))
 
 
 def _written(frame: Frame, graph: fx.Graph, used_before: set[str]) -> Emitted | Refusal:
     used_after = _used(graph)
+    frozen = used_after & frame.traced.constants.keys()
+    if frozen:
+        reason = f"{min(frozen)} is a constant computed from parameters; rewriting would freeze it"
+        return Refusal("RK604", reason, frame.path)
     gone = _read_names(frame) | used_before
     removed = _whole_holders(frame, {n for n in gone if not _still(n, used_after)})
     code = graph.python_code("self")

@@ -12,6 +12,8 @@ from reparamkit.edits.ends import around, backs, fronts, lies_inside, only_aroun
 from reparamkit.errors import Refusal
 from reparamkit.lift.constant import read_by, readers
 from reparamkit.paths import joined, within
+from reparamkit.survey import hooked
+from reparamkit.trace.twin import PAST_HOOKS
 
 if TYPE_CHECKING:
     from torch import fx
@@ -59,6 +61,9 @@ def unwritable(frame: Frame) -> Refusal | None:
         return Refusal("RK304", "a Sequential has no forward of its own to rewrite", frame.path)
     if "forward" in frame.module.__dict__:
         return Refusal("RK331", "the instance has a forward of its own", frame.path)
+    hooks = _bypassed_hooks(frame)
+    if hooks is not None:
+        return hooks
     if frame.traced.guarded:
         return Refusal("RK604", "the forward raises for some inputs; rewriting would lose that", frame.path)
     if frame.picked:
@@ -77,6 +82,13 @@ def unwritable(frame: Frame) -> Refusal | None:
         reason = f"part of the forward runs under {frame.traced.switches}; rewriting would lose that"
         return Refusal("RK604", reason, frame.path)
     return None
+
+
+def _bypassed_hooks(frame: Frame) -> Refusal | None:
+    """A child with hooks whose `forward` is called itself: written anew it would be called with its hooks."""
+    names = {str(n.target) for n in frame.traced.graph.nodes if n.meta.get(PAST_HOOKS)}
+    found = (hooked(frame.module.get_submodule(name), joined(frame.path, name)) for name in sorted(names))
+    return next((refusal for refusal in found if refusal is not None), None)
 
 
 def _is_placed(node: fx.Node) -> bool:

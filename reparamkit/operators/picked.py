@@ -25,6 +25,17 @@ class Picked:
     nd: int
 
     @property
+    def is_slice(self) -> bool:
+        """Whether the channels are a slice, which is a view of the input; else they are copied."""
+        step = self.index[1] - self.index[0] if len(self.index) > 1 else 1
+        return step > 0 and self.index == tuple(range(self.index[0], self.index[-1] + 1, step))
+
+    @property
+    def is_permutation(self) -> bool:
+        """Whether they are all channels, in some order."""
+        return len(self.index) == self.channels and set(self.index) == set(range(self.channels))
+
+    @property
     def params(self) -> int:
         """Numbers the operator stores."""
         return self.op.params

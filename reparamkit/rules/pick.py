@@ -25,7 +25,7 @@ from reparamkit.operators.conv import stack
 from reparamkit.operators.vector import Vector
 from reparamkit.operators.weight import selected
 from reparamkit.rule import Call, Compose, Concat, Context, Lift, Rule, Through
-from reparamkit.rules import dilation, kernel_padding, pad, scale, sequential
+from reparamkit.rules import dilation, kernel_padding, pad, scale, sequential, shuffle
 from reparamkit.rules.sizes import channel_axis, channels_of
 
 RULE = "core/pick"
@@ -159,6 +159,8 @@ def lift_item(call: Call, context: Context) -> Through | Refusal:
     value, index = call.args
     if type(index) is int and call.is_input(value):
         return _part(value, index)
+    if _is_channel_list(index):
+        return shuffle.selected(value, index[1], context)
     if not _is_channel_slice(index):
         return pad.lift_slice(call, context)
     total, rank, part = channels_of(value), context.rank, index[1]
@@ -168,6 +170,14 @@ def lift_item(call: Call, context: Context) -> Through | Refusal:
     assert total is not None
     assert rank is not None
     return picked(value, range(total)[part], total, rank - 2)
+
+
+def _is_channel_list(index: Any) -> bool:
+    """Whether an index is that of ``x[:, [2, 0, 1]]``, or of a tensor in place of the list."""
+    whole = slice(None)
+    if not isinstance(index, tuple) or len(index) < 2 or index[0] != whole:
+        return False
+    return isinstance(index[1], (list, torch.Tensor)) and all(rest is Ellipsis or rest == whole for rest in index[2:])
 
 
 def _is_channel_slice(index: Any) -> bool:

@@ -31,6 +31,7 @@ from reparamkit.trace.forks import Forks, TooManyWays, runs
 from reparamkit.trace.lasting import Lasting, alike, left_behind
 from reparamkit.trace.parameters import placeholders
 from reparamkit.trace.reuse import Log, Memory
+from reparamkit.trace.shuffles import write_shuffles
 from reparamkit.trace.tracer import TwinTracer
 from reparamkit.trace.twin import Missing, proxies_in, state_of
 from reparamkit.trace.watch import Untraceable, Watch
@@ -220,6 +221,7 @@ def _made(tracer: TwinTracer, twin: nn.Module, watch: Watch) -> Traced:
     stored = frozenset(p.node for t, _ in tracer.twins for v in state_of(t).values() for p in proxies_in(v))
     constants = {name: tensor.detach() for name, tensor in tracer.constants.items()}
     write_borders(tracer.graph, constants)
+    write_shuffles(tracer.graph)
     watch.look_at(tracer.constants.values())
     used = {str(n.target) for n in tracer.graph.nodes if n.op == "get_attr"}
     idle = {name for name, tensor in seen.named.items() if name not in used and not watch.has_read(tensor)}

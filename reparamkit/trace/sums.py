@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import fx
@@ -39,6 +39,26 @@ class Regrouping:
     groups: tuple[tuple[Addend, ...], ...]
     rest: tuple[Addend, ...]
 
+    def write(self, graph: fx.Graph, copied: dict[fx.Node, fx.Node]) -> list[fx.Node]:
+        """As `Reordering.write`: the node of each group."""
+        old = copied[self.node]
+        with graph.inserting_before(old):
+            sums = [_total(graph, [Addend(a.sign, copied[a.node]) for a in group]) for group in self.groups]
+            whole = _total(graph, [*sums, *(Addend(a.sign, copied[a.node]) for a in self.rest)])
+        old.replace_all_uses_with(whole.node)
+        _erase(graph, old)
+        copied[self.node] = whole.node
+        return [part.node for part in sums]
+
+    @property
+    def rule(self) -> str:
+        """As `Reordering.rule`."""
+        return "core/branch_sum"
+
+    def widened(self, traced: Traced) -> Traced:
+        """As `Reordering.widened`."""
+        return traced
+
 
 def addends(node: fx.Node, within: Callable[[fx.Node], bool]) -> list[Addend]:
     """What a chain of additions that ends with `node` adds.
@@ -60,26 +80,6 @@ def sign_of(node: fx.Node) -> int:
     """1 for an addition of two values, -1 for a subtraction, else 0."""
     plain = len(node.args) == 2 and not node.kwargs and all(isinstance(a, fx.Node) for a in node.args)
     return _SIGNS.get(node.target, 0) if plain and node.op in ("call_function", "call_method") else 0
-
-
-def regrouped(traced: Traced, wanted: Sequence[Regrouping]) -> tuple[Traced, dict[Regrouping, list[fx.Node]]]:
-    """The forward with sums in another order, and the new node of each group. `traced` stays as it is."""
-    graph = fx.Graph(tracer_cls=fx.Tracer)
-    copied: dict[fx.Node, fx.Node] = {}
-    graph.output(graph.graph_copy(traced.graph, copied))
-    made = {one: _regroup(graph, copied, one) for one in wanted}
-    return replace(traced, graph=graph, stored=frozenset(copied[n] for n in traced.stored)), made
-
-
-def _regroup(graph: fx.Graph, copied: dict[fx.Node, fx.Node], one: Regrouping) -> list[fx.Node]:
-    old = copied[one.node]
-    with graph.inserting_before(old):
-        sums = [_total(graph, [Addend(a.sign, copied[a.node]) for a in group]) for group in one.groups]
-        whole = _total(graph, [*sums, *(Addend(a.sign, copied[a.node]) for a in one.rest)])
-    old.replace_all_uses_with(whole.node)
-    _erase(graph, old)
-    copied[one.node] = whole.node
-    return [part.node for part in sums]
 
 
 def _erase(graph: fx.Graph, node: fx.Node) -> None:

@@ -242,6 +242,8 @@ class Seen:
         return None
 
 
+PAST_HOOKS = "reparamkit.past_hooks"  # a mark of nodes: the forward was called itself, which runs no hooks
+
 _recording: dict[type, type] = {}
 _rooted: dict[type, type] = {}
 _lock = threading.Lock()
@@ -251,7 +253,9 @@ def _recorded(self: Any, run: Callable[..., Any], args: Any, kwargs: Any) -> Any
     if not _has_proxy((args, kwargs)):
         self._twin_tracer.ran.add(self._twin_path)
         return run(self, *args, **kwargs)
-    return self._twin_tracer.create_proxy("call_module", self._twin_path, args, kwargs)
+    made = self._twin_tracer.create_proxy("call_module", self._twin_path, args, kwargs)
+    made.node.meta[PAST_HOOKS] = run is not type(self)._twin_of.__call__
+    return made
 
 
 def _slicing(cls: Any) -> dict[str, Any]:

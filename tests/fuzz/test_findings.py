@@ -130,3 +130,35 @@ def test_example_inputs_that_the_forward_changes_stay_as_they_are() -> None:
         assert torch.equal(x, torch.ones_like(x))
         assert report.whole_model is not None
         assert report.whole_model.error < 1e-9
+
+
+def test_a_hook_that_a_forward_goes_past_does_not_run_afterwards() -> None:
+    """The sum takes a rewrite, and written anew the forward would call the child with its hooks."""
+    model = Fn(lambda m, x: m.all[0](x) + m.all[1](x) + m.act.forward(x), all=nn.ModuleList([nn.Conv2d(4, 4, 1)]))
+    model.all.append(nn.Conv2d(4, 4, 3, padding=1))
+    model.act = nn.ReLU()
+    assert len(convert(model)[1].merged) == 1
+    model.act.register_forward_pre_hook(lambda m, args: (args[0] * 2,))
+    _, report = reparamkit.apply(model, return_report=True)
+    assert not report.merged
+    assert "RK306" in codes(report)
+
+
+class Unread(nn.Module):
+    """A layer whose result nobody reads, behind a constant that the rest of the forward reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.conv = nn.Parameter(torch.ones(4)), nn.Conv2d(4, 4, 3, padding="same", padding_mode="replicate")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * torch.sigmoid(self.gain).view(1, -1, 1, 1)
+        self.conv(y)
+        return y
+
+
+def test_a_constant_that_is_read_again_is_no_exception() -> None:
+    converted, _ = convert(Unread(), policy="always")
+    assert isinstance(converted, Unread)
+    converted, _ = convert(Fn(lambda m, x: (m.inner(x), x)[1], inner=Unread()))
+    assert counts(converted) == (1, 0)

@@ -1,12 +1,7 @@
-"""regroup: branches of a sum that merge, but stand apart in it, are added to each other first.
-
-``(a + b) + c`` is one value for each addition. Where `a` and `c` are operators of one source and `b` is none, neither
-addition merges; ``(a + c) + b`` does. The order of a sum changes only where that makes a merge.
-"""
+"""sums: branches of one source that stand apart in a sum, and are worth adding to each other first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +12,7 @@ from reparamkit.lift.chain import nearest_common, path_term
 from reparamkit.lower import realizable
 from reparamkit.merge import Term
 from reparamkit.rules.sizes import channels_of
-from reparamkit.trace.sums import Addend, Regrouping, addends, regrouped, sign_of
+from reparamkit.trace.sums import Addend, Regrouping, addends, sign_of
 
 if TYPE_CHECKING:
     from torch import fx
@@ -26,44 +21,22 @@ if TYPE_CHECKING:
     from reparamkit.flow import Flow, Frame, Value
     from reparamkit.merge import Algebra
     from reparamkit.policy import Policy
-    from reparamkit.trace.forward import Traced
 
 
 @dataclass(frozen=True)
-class Regrouper:
-    """Changes the order of sums in one flow.
+class SumFinder:
+    """Finds sums that merge in another order.
 
     Attributes:
         algebra: adds branches.
         policy: whether a sum of two branches is worth having.
-        lift: the flow again, with other traces for some of its forwards.
-        choose: the regions of a flow.
     """
 
     algebra: Algebra
     policy: Policy
-    lift: Callable[[Flow, dict[str, Traced]], Flow]
-    choose: Callable[[Flow], Choice]
 
-    def improved(self, flow: Flow, chosen: Choice) -> tuple[Flow, Choice]:
-        """The flow with its sums in the order in which most of them merge, and its regions; itself where none would."""
-        wanted = {frame.path: found for frame in flow.frames.values() if (found := self._wanted(frame, flow, chosen))}
-        while wanted:
-            made = {path: regrouped(flow.frames[path].traced, sums) for path, sums in wanted.items()}
-            other = self.lift(flow, {path: traced for path, (traced, _) in made.items()})
-            better = self.choose(other)
-            merged = {
-                path: [one for one in wanted[path] if _are_merged(groups[one], other.frames[path], better)]
-                for path, (_, groups) in made.items()
-            }
-            if merged == wanted:
-                return other, better
-            wanted = {path: sums for path, sums in merged.items() if sums}
-        return flow, chosen
-
-    def _wanted(self, frame: Frame, flow: Flow, chosen: Choice) -> list[Regrouping]:
-        if frame.picked or (frame.path == flow.path and (flow.ways or flow.unknown)):
-            return []
+    def __call__(self, frame: Frame, flow: Flow, chosen: Choice) -> list[Regrouping]:
+        """The sums of one forward, in order."""
         inside = {node for node in frame.traced.graph.nodes if _is_loose(node, frame, chosen)}
         ends = [n for n in inside if len(n.users) != 1 or inside.isdisjoint(n.users)]
         found = (self._grouped(node, addends(node, inside.__contains__), frame) for node in ends)
@@ -97,7 +70,7 @@ class Regrouper:
         if any(v.unstable is not None or v.escapes or (v is not source and len(v.readers) > 1) for v in values):
             return False
         terms = [path_term(value, source, self.algebra) for value in values]
-        total: Term | Refusal = terms[0]
+        total = terms[0]
         for term in terms[1:]:
             if isinstance(total, Refusal) or isinstance(term, Refusal):
                 return False
@@ -119,7 +92,3 @@ def _is_loose(node: fx.Node, frame: Frame, chosen: Choice) -> bool:
     if value is None or value in chosen.done or len(value.terms) != 2 or value.unstable is not None:
         return False
     return all(operand in frame.values for operand in node.all_input_nodes)
-
-
-def _are_merged(groups: list[fx.Node], frame: Frame, chosen: Choice) -> bool:
-    return all(frame.values[node] in chosen.done for node in groups)

@@ -1,0 +1,93 @@
+"""core/shuffle: channels in another order.
+
+Formula: behind a convolution a permutation of the channels is one of the rows of its kernel, ``(W x + b)[p] = W[p] x +
+b[p]``; in front of one it is one of the columns, ``W (x[p]) = W[:, p^-1] x`` (the shuffle of ShuffleNet, Zhang et al.,
+CVPR 2018; also ``x[:, p]``, `torch.index_select`).
+
+Conditions: the order is known while tracing, and how many channels there are. A convolution of several groups takes no
+permutation, unless it is depthwise and the permutation is behind it and in front of another dense one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from reparamkit.errors import Refusal
+from reparamkit.operators import Picked, Scale
+from reparamkit.rule import Call, Context, Lift, Rule, Through
+from reparamkit.rules.sizes import channel_axis, channels_of
+
+RULE = "core/shuffle"
+_ELEMENTWISE = frozenset(
+    "relu relu_ relu6 silu gelu sigmoid tanh hardswish hardsigmoid leaky_relu leakyrelu elu mish softplus".split()
+)
+
+
+def shuffled(channels: int, groups: int) -> list[int]:
+    """The channel that stands at each place after `torch.channel_shuffle`."""
+    return torch.arange(channels, device="cpu").reshape(groups, -1).t().flatten().tolist()
+
+
+def lift_shuffle(call: Call, context: Context) -> Through | Refusal:
+    """`torch.channel_shuffle`."""
+    bound = call.bind("input", "groups")
+    groups = bound["groups"]
+    total = _channels(bound["input"]) if type(groups) is int else None
+    if total is None or total % groups:
+        return Refusal("RK331", "a shuffle of an unknown number of channels")
+    return ordered(bound["input"], shuffled(total, groups), total, context)
+
+
+def lift_index_select(call: Call, context: Context) -> Through | Refusal:
+    """`torch.index_select` of channels."""
+    bound = call.bind("input", "dim", "index")
+    value, dim = bound["input"], bound["dim"]
+    if not call.is_input(value) or context.rank is None or type(dim) is not int or dim % context.rank != 1:
+        return Refusal("RK331", "a selection along another axis than the channels")
+    return selected(value, bound["index"], context)
+
+
+def selected(value: Any, index: Any, context: Context) -> Through | Refusal:
+    """The channels that a list or a constant tensor names."""
+    if isinstance(index, torch.Tensor):
+        index = index.tolist() if index.ndim == 1 and index.dtype in (torch.int32, torch.int64) else None
+    total = _channels(value)
+    if total is None or not isinstance(index, list) or not index or not all(type(i) is int for i in index):
+        return Refusal("RK331", "channels that are not known while tracing")
+    if not all(-total <= i < total for i in index):
+        return Refusal("RK331", "channels that do not exist")
+    return ordered(value, [i % total for i in index], total, context)
+
+
+def ordered(value: Any, index: list[int], total: int, context: Context) -> Through | Refusal:
+    """The channels `index` of `value`, which has `total`."""
+    if context.rank is None or context.rank < 3 or channel_axis(value) not in (context.rank - 2, None):
+        return Refusal("RK331", "channels on another axis")
+    return Through(value, Picked(Scale(), tuple(index), total, context.rank - 2))
+
+
+def _channels(value: Any) -> int | None:
+    """Channels of a value, or of what stands in front of the activations that it is made by."""
+    while channels_of(value) is None and len(value.inputs) == 1 and _is_elementwise(value):
+        value = value.inputs[0]
+    return channels_of(value)
+
+
+def _is_elementwise(value: Any) -> bool:
+    if value.module is not None:
+        kind = type(value.module)
+        return kind.__module__.startswith("torch.nn.") and kind.__name__.lower() in _ELEMENTWISE
+    target = value.node.target
+    return (target if isinstance(target, str) else getattr(target, "__name__", "")) in _ELEMENTWISE
+
+
+_SELECTS = (torch.index_select, ".index_select")
+
+rules: tuple[Rule, ...] = (
+    Lift(RULE, torch.channel_shuffle, lift_shuffle),
+    *([] if F.channel_shuffle is torch.channel_shuffle else [Lift(RULE, F.channel_shuffle, lift_shuffle)]),
+    *(Lift(RULE, target, lift_index_select) for target in _SELECTS),
+)
