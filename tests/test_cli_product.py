@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -144,7 +145,14 @@ class TestRecipes:
         assert recipe.blocks[0].match.class_ == "tests.blocks.RepVGGBlock"
         assert recipe.blocks[0].expect is not None
         assert recipe.blocks[0].expect.convs == 1
+        schema = tmp_path / file.read_text(encoding="utf-8").partition("\n")[0].partition("$schema=")[2]
+        assert json.loads(schema.read_text(encoding="utf-8")) == json.loads(invoke("recipes", "schema").stdout)
         assert invoke("recipes", "init", "-m", BLOCK, "-o", file).exit_code == 2
+        assert invoke("recipes", "init", "-m", BLOCK, "-o", tmp_path / "other.yaml").exit_code == 0
+        schema.write_text("{}", encoding="utf-8")
+        refused = invoke("recipes", "init", "-m", BLOCK, "-o", tmp_path / "third.yaml")
+        assert (refused.exit_code, "RK912" in refused.stderr) == (2, True), "somebody's own file is not replaced"
+        assert not (tmp_path / "third.yaml").exists()
         assert invoke("apply", "-m", BLOCK, "-r", file).exit_code == 0
 
     @pytest.mark.zoo
@@ -253,6 +261,30 @@ class TestEverywhere:
 
     def test_rules_in_json(self) -> None:
         assert "core/conv_bn" in {row["rule"] for row in json.loads(invoke("rules", "--json").stdout)}
+
+    @pytest.mark.parametrize(
+        "command", ["explain", "rules", "recipes", f"recipes check repvgg -m {BLOCK}", f"bench -m {BLOCK} --rounds 2"]
+    )
+    def test_a_table_in_a_pipe_is_a_line_a_row_with_no_blanks_behind_it(self, command: str) -> None:
+        result = invoke(*command.split(), *(["-i", "1x8x8x8"] if "bench" in command else []))
+        assert result.exit_code == 0, result.output
+        lines = result.stdout.splitlines()
+        assert all(line == line.rstrip() and line for line in lines)
+        begins = {re.search(r"  +(?=\S)", line).end() for line in lines[-3:]}  # type: ignore[union-attr]
+        assert len(begins) == 1, "columns stand below each other"
+
+    def test_a_table_on_a_terminal_is_fitted_to_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from rich.console import Console
+
+        from reparamkit.cli import screen
+
+        file = io.StringIO()
+        monkeypatch.setattr(screen, "Console", lambda: Console(file=file, width=40, force_terminal=True, no_color=True))
+        screen.show(("a", "b"), [("[red]x", "word " * 20)])
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in file.getvalue().splitlines()]
+        assert max(map(len, lines)) == 40
+        assert len(lines) > 3
+        assert "[red]x" in lines[1]
 
     @pytest.mark.parametrize("colour", [{"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}])
     def test_no_color(self, colour: dict[str, str]) -> None:

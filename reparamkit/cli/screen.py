@@ -6,13 +6,14 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 _quiet = False
-_ENDLESS = 10_000  # what is piped into a file keeps one line a fact
 
 
 def be_quiet(wanted: bool) -> None:
@@ -60,8 +61,12 @@ def complain(text: str) -> None:
 
 
 def show(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print a table; the last column takes the room that is left, in a file as much as it needs."""
+    """Print a table: fitted to a terminal, otherwise one line a row, with no blanks behind it."""
     if _quiet:
+        return
+    screen = Console()
+    if not screen.is_terminal:
+        typer.echo("\n".join(_lines([list(headings), *map(list, rows)])))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     *narrow, last = headings
@@ -70,8 +75,15 @@ def show(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     table.add_column(last, overflow="fold")
     for row in rows:
         table.add_row(*(plain(cell) for cell in row))
-    screen = Console()
-    (screen if screen.is_terminal else Console(width=_ENDLESS)).print(table)
+    screen.print(table)
+
+
+def _lines(rows: list[list[str]]) -> list[str]:
+    """Columns below each other, two blanks apart."""
+    cells = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    padded = [[cell + " " * (w - cell_len(cell)) for cell, w in zip(row, widths, strict=True)] for row in cells]
+    return ["  ".join(row).rstrip() for row in padded]
 
 
 @contextmanager
