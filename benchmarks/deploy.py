@@ -57,7 +57,7 @@ def measure_all(args: argparse.Namespace, known: Lines) -> None:
     end = time.monotonic() + args.minutes * 60
     engines = [COUNTS, *(args.engines if args.rounds else ())]
     pieces = [(name, batch, engine) for engine in engines for batch in args.batch for name in args.models or MODELS]
-    todo = [piece for piece in pieces if known.get(*piece) is None]
+    todo = [piece for piece in pieces if unknown(known.get(*piece))]
     for number, piece in enumerate(todo, 1):
         if time.monotonic() > end:
             print(f"time is over: {len(todo) - number + 1} pieces left", flush=True)
@@ -65,6 +65,11 @@ def measure_all(args: argparse.Namespace, known: Lines) -> None:
         print(f"[{number}/{len(todo)}] {' '.join(map(str, piece))}: ", end="", flush=True)
         found = known.add(in_a_process(piece, args))
         print(told(found), flush=True)
+
+
+def unknown(result: Result | None) -> bool:
+    """What took too long is tried again."""
+    return result is None or "all" in result.get("failed", {})
 
 
 def in_a_process(piece: tuple[str, int, str], args: argparse.Namespace) -> Result:
