@@ -65,6 +65,22 @@ class TestVerify:
         assert result.exit_code == 1
         assert "RK901" in result.stderr
 
+    @pytest.mark.zoo
+    def test_a_model_without_weights_is_the_same_each_time(self, tmp_path: Path) -> None:
+        pytest.importorskip("torchvision")
+        spec, deploy = "torchvision:shufflenet_v2_x0_5", tmp_path / "deploy.safetensors"
+        torch.manual_seed(1)
+        made = invoke("apply", "-m", spec, "-o", deploy)
+        assert (made.exit_code, "no --weights" in made.stderr) == (0, True)
+        torch.manual_seed(2)
+        drawn = torch.rand(1)
+        torch.manual_seed(2)
+        compared = invoke("verify", "-m", spec, deploy, "-i", "1x3x64x64", "--runs", "1")
+        assert (compared.exit_code, "no --weights" in compared.stderr) == (0, True), compared.output
+        assert torch.equal(torch.rand(1), drawn), "the caller's own random numbers are not disturbed"
+        assert "no --weights" not in invoke("-q", "verify", "-m", spec, deploy, "-i", "1x3x64x64").stderr
+        assert "no --weights" not in invoke("plan", "-m", spec).stderr
+
     @pytest.mark.parametrize(("shape", "said"), [("3,224", "RK104"), ("0x8", "RK104")])
     def test_2_for_a_shape_that_is_none(self, trained: Path, tmp_path: Path, shape: str, said: str) -> None:
         deploy = tmp_path / "deploy.safetensors"

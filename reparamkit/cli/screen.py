@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.cells import cell_len
@@ -55,9 +56,17 @@ def say(text: str, style: str = "") -> None:
     Console().print(plain(text, style), soft_wrap=True)
 
 
-def complain(text: str) -> None:
+def complain(text: str, style: str = "red") -> None:
     """Print to standard error."""
-    Console(stderr=True).print(plain(f"reparamkit: {text}", "red"), soft_wrap=True)
+    Console(stderr=True).print(plain(f"reparamkit: {text}", style), soft_wrap=True)
+
+
+def note_random_weights(spec: str, weights: Path | None) -> None:
+    """Say so, where numbers are written or compared that nobody trained."""
+    from reparamkit.model_source import has_random_weights
+
+    if not _quiet and has_random_weights(spec, weights):
+        complain(f"no --weights: {spec} has the random numbers of an untrained model", style="yellow")
 
 
 def show(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
