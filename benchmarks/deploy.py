@@ -2,7 +2,8 @@
 
 What a forward does is counted and the same everywhere; time is measured in turns, CPU and wall, one thread. A model,
 a batch size and an engine are one piece of work with a process of its own. Results are appended to a file, a line a
-piece; what is there is not measured again, so a run that was stopped goes on. `--page` writes the page from it.
+piece; what is there is not measured again, so a run that was stopped goes on. `--page` writes the page from it. What
+docs/benchmarks.md was written from lies in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9, help="rounds of timing; 0 counts only")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no piece after so many")
     parser.add_argument("--limit", type=float, default=900, help="seconds that a piece may take")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "deploy.jsonl")
+    parser.add_argument("--results", type=Path, default=Path("deploy.jsonl"), help="appended to")
     parser.add_argument("--page", type=Path, help="write the page with all that is in the results")
     parser.add_argument("--measured", action="store_true", help="measure nothing: the page from what is there")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="what the other scripts print, for the page")

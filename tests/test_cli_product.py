@@ -275,6 +275,35 @@ class TestEverywhere:
         assert "merges planned" in invoke("apply", "-m", BLOCK, "-v").stderr
         assert "merges planned" not in invoke("apply", "-m", BLOCK).stderr
 
+    @pytest.mark.parametrize(
+        ("command", "what"),
+        [
+            ("apply", "proving"),
+            ("bench --rounds 2", "timing, eager"),
+            ("report --force", "proving"),
+            ("verify d.safetensors", "comparing"),
+        ],
+    )
+    def test_a_bar_moves_where_somebody_sees_it(
+        self, command: str, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        from rich.console import Console
+
+        from reparamkit.cli import screen
+
+        monkeypatch.chdir(tmp_path)
+        if "verify" in command:
+            deploy, report = reparamkit.apply(load_model(BLOCK), return_report=True)
+            reparamkit.save(deploy, "d.safetensors", report)
+        seen: dict[bool, str] = {}
+        for terminal in (True, False):
+            file = io.StringIO()
+            monkeypatch.setattr(screen, "Console", lambda f=file, t=terminal, **_: Console(file=f, force_terminal=t))
+            assert invoke(*command.split(), "-m", BLOCK, "-i", "1x8x8x8").exit_code == 0
+            seen[terminal] = file.getvalue()
+        assert what in seen[True]
+        assert what not in seen[False]
+
     def test_rules_in_json(self) -> None:
         assert "core/conv_bn" in {row["rule"] for row in json.loads(invoke("rules", "--json").stdout)}
 
