@@ -73,9 +73,9 @@ def section(name: str, stacks: Counter[Stack], seconds: float, runs: int, figure
         [
             "## Where a conversion spends its time",
             "",
-            f"Written by `python benchmarks/flame.py`: {name} in place, {seconds * 1e3:.0f} ms of CPU time, "
-            f"{sum(stacks.values()):,} samples of {runs} conversions. Below each other: who calls whom; as wide as its "
-            "share of the time; grey: other libraries. Opened alone, it\nshows figures under the pointer.",
+            f"Written by `python benchmarks/flame.py`: {name} in place, {seconds * 1e3:.0f} ms of CPU time,",
+            f"{sum(stacks.values()):,} samples of {runs} conversions. Below each other: who calls whom; as wide as its",
+            "share of the time; grey: other libraries. Opened alone, it shows figures under the pointer.",
             "",
             f"[![Flame graph of a conversion]({figure})]({figure})",
             "",
