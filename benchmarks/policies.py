@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"default: all of {', '.join(map(repr, CASES))}")
     parser.add_argument("--engine", nargs="*", default=["eager"], help="also compile, onnxruntime, openvino")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "policies.jsonl")
+    parser.add_argument("--results", type=Path, default=Path("policies.jsonl"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -72,7 +72,8 @@ def cost_of(op: Operator, density: float, channels: int = 1) -> Cost:
     """
     if isinstance(op, (Conv, ConvTranspose)):
         positions = density if isinstance(op, Conv) else density / prod(op.stride)
-        return Cost(op.macs * positions, op.params, 0, op.out_channels * density, 1)
+        cost = Cost(op.macs * positions, op.params, 0, op.out_channels * density, 1)
+        return cost + _padding(op, density) if isinstance(op, Conv) else cost
     if isinstance(op, Stencil):
         return Cost(op.macs * channels * density, 0, 0, channels * density, 1)
     if isinstance(op, Picked):
@@ -82,3 +83,11 @@ def cost_of(op: Operator, density: float, channels: int = 1) -> Cost:
         return Cost()
     channels = op.channels or channels
     return Cost(channels * density, op.params, 0, channels * density, 1)
+
+
+def _padding(op: Conv, density: float) -> Cost:
+    """Of uneven padding, which torch writes out in front of the convolution: as much as the padding alone."""
+    if all(before == after for before, after in op.padding):
+        return Cost()
+    written = op.in_channels * density * prod(op.stride)
+    return Cost(macs=written, traffic=written, ops=1)

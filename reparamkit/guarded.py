@@ -47,8 +47,7 @@ def guarded_policy(policy: Policy, origin: str) -> Policy:
     """The policy; what it answers wrongly, and what it raises, is a `PluginError` that names it."""
     who = f"policy {policy.name} ({origin})"
     score = _answering(who, policy.score, (int, float))
-    better = None if policy.better is None else _answering(who, policy.better, (bool,))
-    return replace(policy, allows=_answering(who, policy.allows, (bool,)), score=score, better=better)
+    return replace(policy, allows=_answering(who, policy.allows, (bool,)), score=score)
 
 
 def guarded_branch(op: BranchOp) -> BranchOp:

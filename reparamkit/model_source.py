@@ -8,7 +8,7 @@
 | `hf:CONFIG.json`          | the transformers class for that configuration          |
 | `package.module:callable` | the callable, without arguments; this runs your code   |
 
-Nothing is downloaded: models have random weights until a checkpoint is loaded.
+Nothing is downloaded: models have random weights until a checkpoint is loaded, the same ones each time.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from reparamkit.checkpoint import load_weights
@@ -49,11 +50,14 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
     prefix, colon, name = spec.partition(":")
     if not colon or not prefix or not name:
         raise ModelSourceError(
-            "RK920", f"model {spec!r}: expected timm:NAME, torchvision:NAME, ultralytics:CFG or module:callable"
+            "RK920",
+            f"model {spec!r}: expected timm:NAME, torchvision:NAME, ultralytics:CFG, hf:CONFIG.json or module:callable",
         )
     maker = _ZOOS.get(prefix)
     try:
-        model = _from_module(prefix, name) if maker is None else maker(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = _from_module(prefix, name) if maker is None else maker(name)
     except ModelSourceError:
         raise
     # Foreign code may fail in any way; whoever typed the name wants to know how, not where in our code.
@@ -64,6 +68,11 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
     if weights is not None:
         load_weights(model, weights)
     return model.eval()
+
+
+def has_random_weights(spec: str, weights: Path | None) -> bool:
+    """Whether the model has the numbers that an untrained one starts with; of a callable nobody knows."""
+    return weights is None and spec.partition(":")[0] in _ZOOS
 
 
 def _reason(prefix: str, error: Exception) -> str:

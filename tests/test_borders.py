@@ -172,3 +172,38 @@ def test_in_float64_nothing_is_allowed_for() -> None:
     assert report.max_error is not None
     assert report.max_error <= 1e-12
     assert_same(block, deploy, (1, 8, 9, 7), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("pads", "gains"), [((0, 1, 0, 1), False), ((1, 1, 1, 1), True)])
+def test_padding_that_torch_would_write_out_stays_where_it_is(pads: tuple[int, ...], gains: bool) -> None:
+    """Uneven "same" padding is a copy in front of the convolution, whoever makes it: the layer keeps its name."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(4, 4, 2 if not gains else 3, bias=False), nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.norm(self.conv(nn.functional.pad(x, pads))))
+
+    model = randomize(Padded()).double()
+    merged = reparamkit.apply(model)
+    assert_same(model, merged, (2, 4, 6, 7))
+    assert counts(merged) == (1, 0)
+    assert set(merged.state_dict()) == ({"reparam.weight", "reparam.bias"} if gains else {"conv.weight", "conv.bias"})
+
+
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel")
+def test_uneven_padding_is_merged_where_that_saves_a_branch() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.narrow = nn.Conv2d(4, 4, 2), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.wide(nn.functional.pad(x, (0, 1, 0, 1))) + self.narrow(x))
+
+    model = randomize(Padded()).double()
+    merged = reparamkit.apply(model)
+    assert_same(model, merged, (2, 4, 6, 7))
+    assert counts(merged) == (1, 0)

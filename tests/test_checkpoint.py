@@ -364,11 +364,12 @@ class TestUpstreamNames:
         assert all(torch.equal(t, deploy.state_dict()[k]) for k, t in again.state_dict().items())
 
     @pytest.mark.zoo
-    @pytest.mark.parametrize("name", ["yolov6n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n"])
+    @pytest.mark.parametrize("name", ["yolov6n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "rtdetr-l"])
     def test_weights_load_into_what_ultralytics_fuses(self, name: str) -> None:
         pytest.importorskip("ultralytics")
         model, other = ultralytics_model(name), randomize_norms(ultralytics_model(name), seed=1)
-        weights = reparamkit.apply(model, "yolo").state_dict()
+        recipe = in_docs()["rtdetr-as-upstream"] if name == "rtdetr-l" else "yolo"
+        weights = reparamkit.apply(model, recipe).state_dict()
         theirs = other.fuse(verbose=False)  # type: ignore[operator]
         gone = {key for key in weights if key not in theirs.state_dict()}
         assert all(name == "yolov10n" and ".one2one_cv" in key for key in gone)

@@ -254,6 +254,14 @@ class TestExitCodes:
         assert result.exit_code == 3
         assert "RK706" in result.stderr
 
+    @pytest.mark.parametrize("command", ["bench", "report", "export -o made.pt2"])
+    def test_3_and_2_under_the_commands_that_convert_on_the_way(self, command: str, project: Path) -> None:
+        nothing = invoke(*command.split(), "-m", source("plain"), "-r", "repvgg")
+        assert (nothing.exit_code, "RK706" in nothing.stderr) == (3, True), nothing.output
+        wrong = invoke(*command.split(), "-m", source("missing"))
+        assert (wrong.exit_code, "RK920" in wrong.stderr) == (2, True), wrong.output
+        assert not [name for name in ("made.pt2", "report.html") if (project / name).exists()]
+
     def test_4_refused_under_strict(self) -> None:
         result = invoke("apply", "-m", source("Refused"), "-o", "deploy.safetensors", "--strict")
         assert result.exit_code == 4

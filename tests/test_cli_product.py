@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -63,6 +64,22 @@ class TestVerify:
         result = invoke("verify", "-m", BLOCK, "-w", trained, deploy, "-r", "auto", "-i", "2x8x9x7")
         assert result.exit_code == 1
         assert "RK901" in result.stderr
+
+    @pytest.mark.zoo
+    def test_a_model_without_weights_is_the_same_each_time(self, tmp_path: Path) -> None:
+        pytest.importorskip("torchvision")
+        spec, deploy = "torchvision:shufflenet_v2_x0_5", tmp_path / "deploy.safetensors"
+        torch.manual_seed(1)
+        made = invoke("apply", "-m", spec, "-o", deploy)
+        assert (made.exit_code, "no --weights" in made.stderr) == (0, True)
+        torch.manual_seed(2)
+        drawn = torch.rand(1)
+        torch.manual_seed(2)
+        compared = invoke("verify", "-m", spec, deploy, "-i", "1x3x64x64", "--runs", "1")
+        assert (compared.exit_code, "no --weights" in compared.stderr) == (0, True), compared.output
+        assert torch.equal(torch.rand(1), drawn), "the caller's own random numbers are not disturbed"
+        assert "no --weights" not in invoke("-q", "verify", "-m", spec, deploy, "-i", "1x3x64x64").stderr
+        assert "no --weights" not in invoke("plan", "-m", spec).stderr
 
     @pytest.mark.parametrize(("shape", "said"), [("3,224", "RK104"), ("0x8", "RK104")])
     def test_2_for_a_shape_that_is_none(self, trained: Path, tmp_path: Path, shape: str, said: str) -> None:
@@ -144,7 +161,14 @@ class TestRecipes:
         assert recipe.blocks[0].match.class_ == "tests.blocks.RepVGGBlock"
         assert recipe.blocks[0].expect is not None
         assert recipe.blocks[0].expect.convs == 1
+        schema = tmp_path / file.read_text(encoding="utf-8").partition("\n")[0].partition("$schema=")[2]
+        assert json.loads(schema.read_text(encoding="utf-8")) == json.loads(invoke("recipes", "schema").stdout)
         assert invoke("recipes", "init", "-m", BLOCK, "-o", file).exit_code == 2
+        assert invoke("recipes", "init", "-m", BLOCK, "-o", tmp_path / "other.yaml").exit_code == 0
+        schema.write_text("{}", encoding="utf-8")
+        refused = invoke("recipes", "init", "-m", BLOCK, "-o", tmp_path / "third.yaml")
+        assert (refused.exit_code, "RK912" in refused.stderr) == (2, True), "somebody's own file is not replaced"
+        assert not (tmp_path / "third.yaml").exists()
         assert invoke("apply", "-m", BLOCK, "-r", file).exit_code == 0
 
     @pytest.mark.zoo
@@ -251,8 +275,61 @@ class TestEverywhere:
         assert "merges planned" in invoke("apply", "-m", BLOCK, "-v").stderr
         assert "merges planned" not in invoke("apply", "-m", BLOCK).stderr
 
+    @pytest.mark.parametrize(
+        ("command", "what"),
+        [
+            ("apply", "proving"),
+            ("bench --rounds 2", "timing, eager"),
+            ("report --force", "proving"),
+            ("verify d.safetensors", "comparing"),
+        ],
+    )
+    def test_a_bar_moves_where_somebody_sees_it(
+        self, command: str, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        from rich.console import Console
+
+        from reparamkit.cli import screen
+
+        monkeypatch.chdir(tmp_path)
+        if "verify" in command:
+            deploy, report = reparamkit.apply(load_model(BLOCK), return_report=True)
+            reparamkit.save(deploy, "d.safetensors", report)
+        seen: dict[bool, str] = {}
+        for terminal in (True, False):
+            file = io.StringIO()
+            monkeypatch.setattr(screen, "Console", lambda f=file, t=terminal, **_: Console(file=f, force_terminal=t))
+            assert invoke(*command.split(), "-m", BLOCK, "-i", "1x8x8x8").exit_code == 0
+            seen[terminal] = file.getvalue()
+        assert what in seen[True]
+        assert what not in seen[False]
+
     def test_rules_in_json(self) -> None:
         assert "core/conv_bn" in {row["rule"] for row in json.loads(invoke("rules", "--json").stdout)}
+
+    @pytest.mark.parametrize(
+        "command", ["explain", "rules", "recipes", f"recipes check repvgg -m {BLOCK}", f"bench -m {BLOCK} --rounds 2"]
+    )
+    def test_a_table_in_a_pipe_is_a_line_a_row_with_no_blanks_behind_it(self, command: str) -> None:
+        result = invoke(*command.split(), *(["-i", "1x8x8x8"] if "bench" in command else []))
+        assert result.exit_code == 0, result.output
+        lines = result.stdout.splitlines()
+        assert all(line == line.rstrip() and line for line in lines)
+        begins = {re.search(r"  +(?=\S)", line).end() for line in lines[-3:]}  # type: ignore[union-attr]
+        assert len(begins) == 1, "columns stand below each other"
+
+    def test_a_table_on_a_terminal_is_fitted_to_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from rich.console import Console
+
+        from reparamkit.cli import screen
+
+        file = io.StringIO()
+        monkeypatch.setattr(screen, "Console", lambda: Console(file=file, width=40, force_terminal=True, no_color=True))
+        screen.show(("a", "b"), [("[red]x", "word " * 20)])
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in file.getvalue().splitlines()]
+        assert max(map(len, lines)) == 40
+        assert len(lines) > 3
+        assert "[red]x" in lines[1]
 
     @pytest.mark.parametrize("colour", [{"NO_COLOR": "1"}, {"FORCE_COLOR": "1"}])
     def test_no_color(self, colour: dict[str, str]) -> None:

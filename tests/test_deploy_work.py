@@ -65,6 +65,7 @@ def build(name: str) -> nn.Module:
     ("name", "share"),  # of the author's ATen calls, at most
     [
         ("repvgg_a0", 1),
+        ("repvgg_b1", 1),
         ("mobileone_s0", 1),
         ("mobileone_s1", 1),
         ("fastvit_t8", 0.83),

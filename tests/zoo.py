@@ -44,7 +44,7 @@ def timm_model(name: str, **options: Any) -> nn.Module:
 def ultralytics_model(name: str) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what its import warns of changes with every release
-        from ultralytics.nn.tasks import DetectionModel
+        from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
     torch.manual_seed(0)
-    build: Any = DetectionModel
+    build: Any = RTDETRDetectionModel if "rtdetr" in name else DetectionModel
     return randomize_norms(build(f"{name}.yaml", verbose=False))

@@ -37,8 +37,12 @@ def _timed(run: Callable[[], Any], calls: int) -> tuple[float, float]:
     return (time.process_time() - cpu) / calls, (time.perf_counter() - wall) / calls
 
 
-def ratio(times: Times, first: str, second: str, clock: int = 0) -> tuple[float, float, float]:
-    """First quartile, median and third quartile of the rounds' ratios; `clock` 0 is CPU time, 1 wall time."""
-    ratios = [a[clock] / b[clock] for a, b in zip(times[first], times[second], strict=True)]
+def ratio(times: Times, first: str, second: str | None, clock: int = 0) -> tuple[float, float, float]:
+    """First quartile, median and third quartile of the rounds' ratios; `clock` 0 is CPU time, 1 wall time.
+
+    Without `second`, of the seconds of `first`.
+    """
+    others = [(1.0, 1.0)] * len(times[first]) if second is None else times[second]
+    ratios = [a[clock] / b[clock] for a, b in zip(times[first], others, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     return low, middle, high

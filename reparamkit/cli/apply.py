@@ -19,7 +19,7 @@ from reparamkit.cli.options import (
 )
 from reparamkit.cli.outcome import Exit, exit_codes
 from reparamkit.cli.recipes import load_recipe_of
-from reparamkit.cli.screen import complain, progress, say
+from reparamkit.cli.screen import complain, note_random_weights, progress, say
 
 if TYPE_CHECKING:
     from reparamkit.recipe import Recipe
@@ -65,6 +65,7 @@ def command(
         _stop_unless_useful(report, strict)
         if output is None:
             return
+        note_random_weights(model, weights)
         save(converted, output, report, source=weights, upstream_names=upstream_names, force=force)
         if not as_json:
             say(f"wrote {output}")

@@ -103,7 +103,10 @@ def checked(
 def drafted(
     model: ModelOption,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the recipe here (.yaml); otherwise print it.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write the recipe here (.yaml), and its JSON Schema beside it; otherwise print it."
+        ),
     ] = None,
     name: Annotated[str, typer.Option("--name", help="Name of the recipe.")] = "mine",
     force: ForceOption = False,
@@ -111,8 +114,8 @@ def drafted(
     """Write a recipe from what `plan` finds in a model: a start to edit, which merges the same."""
     with exit_codes():
         from reparamkit.model_source import load_model
-        from reparamkit.output import checked_target, write_text
-        from reparamkit.recipe.draft import draft
+        from reparamkit.output import checked_target
+        from reparamkit.recipe.draft import draft, write_draft
 
         if output is not None:
             checked_target(output, force=force, suffix=".yaml")
@@ -120,8 +123,8 @@ def drafted(
         if output is None:
             typer.echo(text, nl=False)
             return
-        write_text(output, text, force=force, suffix=".yaml")
-        say(f"wrote {output}")
+        schema = write_draft(output, text, force=force)
+        say(f"wrote {output}, and {schema} for editors")
 
 
 def load_recipe_of(spec: str) -> Recipe:

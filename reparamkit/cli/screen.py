@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 _quiet = False
-_ENDLESS = 10_000  # what is piped into a file keeps one line a fact
 
 
 def be_quiet(wanted: bool) -> None:
@@ -54,14 +56,26 @@ def say(text: str, style: str = "") -> None:
     Console().print(plain(text, style), soft_wrap=True)
 
 
-def complain(text: str) -> None:
+def complain(text: str, style: str = "red") -> None:
     """Print to standard error."""
-    Console(stderr=True).print(plain(f"reparamkit: {text}", "red"), soft_wrap=True)
+    Console(stderr=True).print(plain(f"reparamkit: {text}", style), soft_wrap=True)
+
+
+def note_random_weights(spec: str, weights: Path | None) -> None:
+    """Say so, where numbers are written or compared that nobody trained."""
+    from reparamkit.model_source import has_random_weights
+
+    if not _quiet and has_random_weights(spec, weights):
+        complain(f"no --weights: {spec} has the random numbers of an untrained model", style="yellow")
 
 
 def show(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Print a table; the last column takes the room that is left, in a file as much as it needs."""
+    """Print a table: fitted to a terminal, otherwise one line a row, with no blanks behind it."""
     if _quiet:
+        return
+    screen = Console()
+    if not screen.is_terminal:
+        typer.echo("\n".join(_lines([list(headings), *map(list, rows)])))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     *narrow, last = headings
@@ -70,8 +84,15 @@ def show(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     table.add_column(last, overflow="fold")
     for row in rows:
         table.add_row(*(plain(cell) for cell in row))
-    screen = Console()
-    (screen if screen.is_terminal else Console(width=_ENDLESS)).print(table)
+    screen.print(table)
+
+
+def _lines(rows: list[list[str]]) -> list[str]:
+    """Columns below each other, two blanks apart."""
+    cells = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    padded = [[cell + " " * (w - cell_len(cell)) for cell, w in zip(row, widths, strict=True)] for row in cells]
+    return ["  ".join(row).rstrip() for row in padded]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import typer
 import reparamkit
 from reparamkit.cli.options import InputOption, JsonOption, ModelOption, WeightsOption
 from reparamkit.cli.outcome import exit_codes
-from reparamkit.cli.screen import progress, say
+from reparamkit.cli.screen import note_random_weights, progress, say
 
 
 def command(
@@ -38,6 +38,7 @@ def command(
         from reparamkit.model_source import load_model
         from reparamkit.progress import watched
 
+        note_random_weights(model, weights)
         original = load_model(model, weights)
         converted = reparamkit.load(original, deploy, recipe=recipe)
         with progress():

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import nn
 
 from reparamkit.edits.edit import Rewrite
+from reparamkit.output import checked_target, write_text
 from reparamkit.paths import module_at, within
 from reparamkit.pipeline import apply, plan
 from reparamkit.plan import Plan
 from reparamkit.planned import Planned
+from reparamkit.recipe.model import recipe_schema
 from reparamkit.recipe.pattern import original_class
 
+SCHEMA_FILE = "reparamkit.schema.json"
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = nn.modules.batchnorm._BatchNorm
 _READ = ("core/conv", "core/linear", "core/no_op")  # a recipe need not name the rules that only read a layer
@@ -39,9 +44,31 @@ def draft(model: nn.Module, name: str = "mine") -> str:
     elsewhere = [p for p in made.edits if not within(p.edit.path, rewritten)]
     if elsewhere or not blocks:
         blocks.append({"match": {"structure": "any"}, **_rules(elsewhere), "optional": True})
-    head = "# yaml-language-server: $schema=./schema.json\n# Drafted from a model by `reparamkit recipes init`.\n"
+    head = "# Drafted from a model by `reparamkit recipes init`.\n"
     data = {"version": 1, "name": name, "blocks": blocks, "policy": "cheaper"}
     return head + str(yaml.safe_dump(data, sort_keys=False, width=120))
+
+
+def write_draft(path: Path, text: str, *, force: bool) -> Path:
+    """Write a draft, and beside it the JSON Schema that its first line tells an editor to check it by.
+
+    Args:
+        path: the recipe's file, ending in .yaml.
+        text: from `draft`.
+        force: replace existing files.
+
+    Returns:
+        The schema's file.
+
+    Raises:
+        OutputError: RK912 when a file exists that would change, or cannot be written.
+    """
+    schema, known = path.parent / SCHEMA_FILE, json.dumps(recipe_schema(), indent=2) + "\n"
+    checked_target(path, force=force, suffix=".yaml")
+    if not schema.is_file() or schema.read_text(encoding="utf-8") != known:
+        write_text(schema, known, force=force)
+    write_text(path, f"# yaml-language-server: $schema=./{SCHEMA_FILE}\n{text}", force=force, suffix=".yaml")
+    return schema
 
 
 def _of_classes(made: Plan, rewritten: list[str], converted: nn.Module) -> list[dict[str, Any]]:
