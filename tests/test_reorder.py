@@ -32,6 +32,10 @@ def _method(m: Any, x: Tensor) -> Tensor:
     return m.a(x).add_(m.b(x)).add(m.c(x)).sub(m.n(x))  # type: ignore[no-any-return]
 
 
+def _twice(m: Any, x: Tensor, b: Tensor) -> Tensor:
+    return m.a(x) + b + m.c(x) + b + m.n(x)  # type: ignore[no-any-return]
+
+
 MERGED: dict[str, Any] = {
     "far apart": lambda m, x: m.a(x) + m.b(x) + m.c(x) + m.n(x),
     "scaled norm last": lambda m, x: m.c(x) + m.b(x) + m.a(x) + 0.5 * m.n(x),
@@ -40,6 +44,7 @@ MERGED: dict[str, Any] = {
     "subtracted from": lambda m, x: m.b(x) - (m.a(x) + m.b(x).sigmoid() - (m.c(x) - m.n(x))),
     "list": lambda m, x: sum([m.a(x), m.b(x), m.c(x), m.n(x)]),
     "the input itself": lambda m, x: m.a(x) + m.b(x) + m.c(x) + m.n(x) + x,
+    "one that is added twice": lambda m, x: _twice(m, x, m.b(x)),
     "in place": _in_place,
     "methods": _method,
 }

@@ -17,9 +17,9 @@ _SIGNS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Addend:
-    """One of the values that are added, and its sign."""
+    """One of the values that are added, and its sign. A value that is added twice is two of these."""
 
     sign: int
     node: fx.Node
