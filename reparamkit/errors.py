@@ -107,11 +107,18 @@ class Refusal:
         code: key of `CODES`.
         reason: what differs, with names and numbers.
         where: module path (and node) of the refused value; empty until the stage that knows fills it in.
+
+    Raises:
+        ValueError: there is no such code, or the reason is no text.
     """
 
     code: str
     reason: str
     where: str = ""
+
+    def __post_init__(self) -> None:
+        if self.code not in CODES or not isinstance(self.reason, str):
+            raise ValueError(f"expected a code of CODES and a text, got {self.code!r} and {self.reason!r}")
 
     def at(self, where: str) -> Refusal:
         """The same refusal with its place, unless it already has one."""

@@ -22,7 +22,7 @@ from reparamkit.branch import BranchOp
 from reparamkit.errors import PluginError, Refusal, ReparamError
 from reparamkit.policy import Policy
 from reparamkit.rule import Add, Align, Compose, Concat, Lower, Rule
-from reparamkit.sound import Channels, Unsound, channels, settled, spoken
+from reparamkit.sound import Channels, Unsound, channels, settled
 from reparamkit.trace.watch import storage_of
 
 LONGEST = 300  # characters of an exception's text
@@ -90,7 +90,7 @@ def _asked(rule: Any, check: Callable[..., Any], *operands: Any) -> Any:
     try:
         with _only_reads(operands):
             said = rule.run(*operands)
-            return spoken(said) if isinstance(said, Refusal) else check(said, *operands)
+            return said if isinstance(said, Refusal) else check(said, *operands)
     except ReparamError:
         raise
     except Exception as error:  # a plugin may raise anything; its merge is not made

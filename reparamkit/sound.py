@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reparamkit.errors import CODES, Refusal
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Picked, Scale, Stencil, Vector, Weight
 from reparamkit.operators.weight import Given
 
@@ -40,17 +39,6 @@ def settled(op: Any) -> Any:
     if isinstance(op, Arranged):
         return replace(op, op=settled(op.op), front=_layout(op.front), back=_layout(op.back))
     return _layout(op) if isinstance(op, Layout) else _expect(False, "an operator", op)
-
-
-def spoken(refusal: Refusal) -> Refusal:
-    """`refusal`, if it can be told to somebody.
-
-    Raises:
-        Unsound: its code is none, or what it says is no text.
-    """
-    _expect(refusal.code in CODES, "a code of reparamkit.errors.CODES", refusal.code)
-    _expect(isinstance(refusal.reason, str) and isinstance(refusal.where, str), "a reason", refusal.reason)
-    return refusal
 
 
 def channels(op: Operator) -> Channels:

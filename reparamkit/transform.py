@@ -28,7 +28,6 @@ from reparamkit.prove_block import prove_block
 from reparamkit.ranges import Ranges
 from reparamkit.rule import Rewritten, Transform
 from reparamkit.scope import allowed_here, switched_on, transforms_of
-from reparamkit.sound import spoken
 from reparamkit.survey import Survey, survey
 from reparamkit.trace.forward import Forked
 
@@ -146,15 +145,13 @@ def _change(
     block = Block(frame, found, ranges, seen)
     try:
         made = rule.run(block)
-        if isinstance(made, Refusal):
-            return spoken(made)
     except ReparamError:
         raise
     except Exception as error:
         where = frame.path or "(root)"
         text = f"{rule.rule} (plugin {rule.origin}) at {where}: {type(error).__name__}: {error}"
         raise PluginError("RK804", text[:_LONGEST]) from error
-    if made is not None and not isinstance(made, Rewritten):
+    if made is not None and not isinstance(made, (Rewritten, Refusal)):
         text = f"expected Rewritten, a Refusal or None, got a {type(made).__name__}"
         raise PluginError("RK804", f"{rule.rule} (plugin {rule.origin}) at {frame.path or '(root)'}: {text}")
     if not isinstance(made, Rewritten):

@@ -13,7 +13,7 @@ from reparamkit.guarded import refusal
 from reparamkit.lift.onlooker import only_looks
 from reparamkit.operators import Operator
 from reparamkit.rule import Cat, Lift, Split, Sum, Tail, Through
-from reparamkit.sound import Unsound, settled, spoken
+from reparamkit.sound import Unsound, settled
 
 _OPERATORS = get_args(Operator)
 
@@ -35,7 +35,7 @@ def _said(lift: Lift, module: nn.Module, run: Callable[[], Any], checked: Callab
             return run()
         with only_looks(module):
             said = run()
-            return spoken(said) if isinstance(said, Refusal) else checked(said)
+            return said if isinstance(said, Refusal) else checked(said)
     except Exception as error:  # rules may come from plugins; whatever they raise, the block is left alone
         return refusal(lift, error)
 
