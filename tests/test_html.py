@@ -67,6 +67,25 @@ class TestPage:
         assert "multiply-accumulates" in text
         assert text.count("<section") == len({(m.graph, m.rules) for m in report.merged})
 
+    def test_what_saves_most_comes_first(self) -> None:
+        model = randomize(nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), blocks.RepVGGBlock()))
+        converted, report = reparamkit.apply(model, return_report=True)
+        text = render(report, model, converted)
+        gains = [m.macs_before - m.macs_after for m in report.merged]
+        assert gains != sorted(gains, reverse=True), "the model merges in another order"
+        table = text[text.index('<table id="merged">') :]
+        shown = [-float(value) for value in re.findall(r'data-value="([^"]*)"', table)[1::3][: len(gains)]]
+        assert shown == sorted(gains, reverse=True)
+
+    def test_what_was_timed(self) -> None:
+        assert "Timed to decide" not in page()[0]
+        model = randomize(nn.Sequential(nn.Conv2d(8, 2, 1, bias=False), nn.Conv2d(2, 8, 3))).float()
+        policy = reparamkit.measured(seconds=0.01)
+        converted, report = reparamkit.apply(
+            model, policy=policy, example_inputs=torch.zeros(1, 8, 6, 5), return_report=True
+        )
+        assert "conv 8, 3x3 on 1x8x6x5 instead of" in render(report, model, converted)
+
     def test_names_are_text(self) -> None:
         text, _ = page()
         assert "<img" not in text

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from reparamkit.errors import Refusal
     from reparamkit.merged import Merged
+    from reparamkit.timed import Timings
     from reparamkit.verify import Comparison
 
 
@@ -37,6 +38,10 @@ class Reported(Protocol):
     @property
     def whole_model(self) -> Comparison | None:
         """Comparison of the whole model, if it was made."""
+
+    @property
+    def timed(self) -> Timings | None:
+        """What was timed to decide, where the policy wants that."""
 
     @property
     def max_error(self) -> float | None:

@@ -59,6 +59,15 @@ def test_s14_plugins_can_be_switched_off(variable: str, value: str, wanted: str,
     assert run(USE, installed, **{variable: value}) == wanted
 
 
+def test_what_plugins_bring_is_said_when_asked_for(installed: Path) -> None:
+    (installed / "reparamkit_loud.py").write_text(
+        "import reparamkit\n@reparamkit.hookimpl\ndef reparamkit_rules(): return []\n"
+    )
+    use = f"import sys; sys.stderr = sys.stdout; {USE}"
+    assert "loud.reparamkit_rules() -> 0" in run(use, installed, REPARAMKIT_TRACE_PLUGINS="1")
+    assert "loud" not in run(use, installed)
+
+
 @hazard("S14", "a plugin that breaks at import breaks nothing else", "refused", "RK802")
 def test_s14_a_broken_plugin(installed: Path) -> None:
     (installed / "reparamkit_loud.py").write_text("raise SystemExit('gone')\n")
