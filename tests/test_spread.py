@@ -131,6 +131,18 @@ def test_norm_before_several_layers_of_which_one_pads_stays() -> None:
     assert not report.merged
 
 
+def test_norm_before_several_norms_is_no_place_for_any_of_them() -> None:
+    """Where the policy has what is no less work, each norm takes its share, and none of them stands where it was."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.bn(x.relu())
+        return m.a(y).relu() + m.b(y).sigmoid()
+
+    model = Fn(run, bn=nn.BatchNorm2d(C), a=nn.BatchNorm2d(C), b=nn.BatchNorm2d(C))
+    _, report = convert(model, IMAGE, policy="always")
+    assert not report.merged
+
+
 def test_norm_before_a_sum_goes_into_it_once_it_is_a_layer() -> None:
     """And a second conversion finds nothing."""
 

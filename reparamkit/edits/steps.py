@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
 
-from reparamkit.edits.edit import Swap
+from reparamkit.edits.edit import Edit, Swap
 from reparamkit.edits.emit import removed_by
 from reparamkit.edits.rewritten import would_fold_again
 from reparamkit.edits.splice import Steps
+from reparamkit.errors import VerificationError
 from reparamkit.lower import neutral
 from reparamkit.paths import below, holders
 from reparamkit.plan import Plan
@@ -20,7 +21,12 @@ from reparamkit.verify import Proven
 
 
 def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
-    """The steps for these replacements."""
+    """The steps for these replacements.
+
+    Raises:
+        VerificationError: RK901 when two of them would change the same module: each was proven without the other.
+    """
+    _each_on_its_own([planned.edit for planned in proven])
     steps = Steps()
     for planned, found in proven.items():
         edit = planned.edit
@@ -39,6 +45,16 @@ def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
     aside = {p: m for p, m in steps.aside.items() if p not in inside}
     steps = replace(steps, aside=aside)
     return replace(steps, quiet=_quiet(made, steps))
+
+
+def _each_on_its_own(edits: Sequence[Edit]) -> None:
+    swaps = [edit for edit in edits if isinstance(edit, Swap)]
+    aside = {path for swap in swaps for path in swap.aside}
+    taken: set[str] = set()
+    for anchor in (swap.anchor for swap in swaps):
+        if anchor in taken or anchor in aside:
+            raise VerificationError("RK901", f"{anchor}: two merges would change it")
+        taken.add(anchor)
 
 
 def _remainder_makers(edit: Swap) -> dict[str | None, Callable[[], nn.Module]]:

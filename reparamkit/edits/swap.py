@@ -74,7 +74,8 @@ def swap_for(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
             if survey.is_needed_outside(name):
                 return None
             aside.append(name)
-            if name == value.module_path or takes_weights(flow.frames[name], value, candidate.term.op):
+            own = name == value.module_path or takes_weights(flow.frames[name], value, candidate.term.op)
+            if own and value.share is None:  # where a norm goes into several layers, its place is none of theirs
                 anchors.append((_weight(value), name, value))
             continue
         rest = _remainder(value, candidate, flow, survey)
