@@ -46,9 +46,16 @@ def test_b14_b16_variance_zero_and_gamma_zero() -> None:
     with torch.no_grad():
         model[1].running_var.zero_()
         model[1].weight[1] = 0
-    converted, _ = convert_as_is(model)
+    converted, report = convert_as_is(model)
     assert counts(converted) == (1, 0)
     assert not converted[0].weight[1].any()
+    assert "1: weight is 0 in 1 of 4 channels, whose kernels are 0 now" in report.notes
+    assert not any("multiplied" in note for note in report.notes)
+    with torch.no_grad():
+        model[1].weight[2] = 7.0
+    _, report = convert_as_is(model)
+    assert any(note.startswith("1: channel 2 is multiplied by 2.21e+03") for note in report.notes), report
+    assert "notes:\n  1: " in str(report)
 
 
 @hazard("B15", "statistics are negative, NaN or infinite", "refused; the reason names buffer and channel", "RK210")
