@@ -14,6 +14,7 @@ from reparamkit.paths import joined
 if TYPE_CHECKING:
     from reparamkit.planned import Planned
 
+Ties = Mapping[int, list[tuple[str, nn.Module]]]
 _LARGE = 1e3  # a factor that float16 may not survive
 
 
@@ -48,12 +49,11 @@ def _of_norm(path: str, module: nn.Module) -> Iterator[str]:
     largest, channel = (float(scale.max()), int(scale.argmax())) if scale.numel() else (0.0, 0)
     if largest > _LARGE:
         variance = float(module.running_var[channel])
-        yield f"{path}: channel {channel} is multiplied by {largest:.3g} (running_var {variance:.3g}); float16 may overflow"
+        factor = f"multiplied by {largest:.3g} (running_var {variance:.3g})"
+        yield f"{path}: channel {channel} is {factor}; float16 may overflow"
 
 
-def _of_ties(
-    path: str, module: nn.Module, tied: Mapping[int, list[tuple[str, nn.Module]]], gone: set[Any]
-) -> Iterator[str]:
+def _of_ties(path: str, module: nn.Module, tied: Ties, gone: set[Any]) -> Iterator[str]:
     for name, parameter in module._parameters.items():
         others = [where for where, owner in tied.get(id(parameter), ()) if owner not in gone]
         if others:
@@ -75,7 +75,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _tied(modules: Mapping[str, nn.Module]) -> dict[int, list[tuple[str, nn.Module]]]:
+def _tied(modules: Mapping[str, nn.Module]) -> Ties:
     """Parameters that several modules hold: where."""
     held: dict[int, dict[int, tuple[str, nn.Module]]] = defaultdict(dict)
     for path, module in modules.items():

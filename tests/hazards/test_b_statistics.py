@@ -39,8 +39,8 @@ def test_b13_instance_norm_with_running_statistics() -> None:
     assert counts(convert(seq(same(), nn.InstanceNorm2d(C, track_running_stats=True)))[0]) == (1, 0)
 
 
-@hazard("B14", "running_var is 0", "merged in float64, and still finite")
-@hazard("B16", "gamma is 0", "merged: the kernel of the channel is 0")
+@hazard("B14", "running_var is 0", "merged in float64, and still finite; factors above 1e3 are noted")
+@hazard("B16", "gamma is 0", "merged: the kernel of the channel is 0; the report notes how many")
 def test_b14_b16_variance_zero_and_gamma_zero() -> None:
     model = randomize(seq(same(), bn())).double()
     with torch.no_grad():
