@@ -27,6 +27,7 @@ from reparamkit.errors import ModelError, RecipeError
 from reparamkit.example_form import form_of
 from reparamkit.keymap import key_map, keys_of, moved
 from reparamkit.loading import build_or_default
+from reparamkit.notes import notes_of
 from reparamkit.observe import observe_ranks
 from reparamkit.plan import Plan, make_plan
 from reparamkit.policy import Policy
@@ -204,6 +205,7 @@ def carry_out(
         )
     target = model if inplace else copied(model, Steps() if keep_original else steps)
     keys = keys_of(model) if return_report else ()
+    notes = notes_of(proven, made.survey.modules) if return_report else ()
     parameters = parameters_under(model) if inplace else []
     journal = Journal()
     try:
@@ -227,6 +229,7 @@ def carry_out(
             key_map=moved(rounds.key_map, more.moves),
             example=form_of(example_inputs),
             timed=made.timed,
+            notes=notes,
             _undo=[journal.rollback] if keep_original else [],
         )
     except BaseException:  # an interrupt, too; not `with`, which an interrupt could leave before its exit is entered

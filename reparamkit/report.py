@@ -31,6 +31,7 @@ class Report:
         refused: every value that could not be merged.
         untraceable: modules whose forward could not be traced (their children were converted one by one).
         whole_model: comparison of the whole model, when example inputs were given.
+        notes: what is exact, and odd: broken ties, dropped gradients, very large factors, mixed dtypes.
         key_map: key of the original's state dict -> keys of the converted one's that depend on it; one that was
             not merged maps to itself, one that plays no part any more to nothing.
         spec: the recipe, complete, with the policy that was used.
@@ -45,6 +46,7 @@ class Report:
     untraceable: tuple[Refusal, ...] = ()
     whole_model: Comparison | None = None
     plugins: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     key_map: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False, hash=False)
     spec: Recipe | None = field(default=None, repr=False)
     timed: Timings | None = None
@@ -81,6 +83,7 @@ class Report:
             "whole_model": None if self.whole_model is None else asdict(self.whole_model),
             "max_error": self.max_error,
             "timed": None if self.timed is None else self.timed.to_dict(),
+            "notes": list(self.notes),
             "key_map": {old: list(new) for old, new in self.key_map.items()},
         }
 
@@ -109,6 +112,8 @@ class Report:
             lines += [f"  {refusal}" for refusal in self.untraceable]
         if self.timed is not None:
             lines.append(str(self.timed))
+        if self.notes:
+            lines += ["notes:", *(f"  {note}" for note in self.notes)]
         if self.whole_model is not None:
             lines.append(f"whole model: {self.whole_model}")
         return "\n".join(lines)

@@ -166,11 +166,13 @@ def test_a09_a10_inference_mode_leaves_weights_that_can_be_trained(inside: str) 
     assert all(p.grad is not None for p in converted.parameters())
 
 
-@hazard("A11", "parameters have gradients", "merged parameters have none; the original keeps its own")
+@hazard("A11", "parameters have gradients", "merged ones have none, which the report notes")
 def test_a11_gradients_of_the_branches_are_not_carried_over() -> None:
     model = randomize(seq(same(), bn()))
     model(inputs(IMAGES[0], dtype=torch.float32)).sum().backward()
-    converted = reparamkit.apply(model)
+    converted, report = reparamkit.apply(model, return_report=True)
+    assert report.notes == ("0: gradients of what was merged are not carried over",)
+    assert not reparamkit.apply(randomize(seq(same(), bn())), return_report=True)[1].notes
     assert counts(converted) == (1, 0)
     assert all(p.grad is None for p in converted.parameters())
     assert all(p.grad is not None for p in model.parameters())

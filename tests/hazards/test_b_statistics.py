@@ -39,16 +39,23 @@ def test_b13_instance_norm_with_running_statistics() -> None:
     assert counts(convert(seq(same(), nn.InstanceNorm2d(C, track_running_stats=True)))[0]) == (1, 0)
 
 
-@hazard("B14", "running_var is 0", "merged in float64, and still finite")
-@hazard("B16", "gamma is 0", "merged: the kernel of the channel is 0")
+@hazard("B14", "running_var is 0", "merged in float64, and still finite; factors above 1e3 are noted")
+@hazard("B16", "gamma is 0", "merged: the kernel of the channel is 0; the report notes how many")
 def test_b14_b16_variance_zero_and_gamma_zero() -> None:
     model = randomize(seq(same(), bn())).double()
     with torch.no_grad():
         model[1].running_var.zero_()
         model[1].weight[1] = 0
-    converted, _ = convert_as_is(model)
+    converted, report = convert_as_is(model)
     assert counts(converted) == (1, 0)
     assert not converted[0].weight[1].any()
+    assert "1: weight is 0 in 1 of 4 channels, whose kernels are 0 now" in report.notes
+    assert not any("multiplied" in note for note in report.notes)
+    with torch.no_grad():
+        model[1].weight[2] = 7.0
+    _, report = convert_as_is(model)
+    assert any(note.startswith("1: channel 2 is multiplied by 2.21e+03") for note in report.notes), report
+    assert "notes:\n  1: " in str(report)
 
 
 @hazard("B15", "statistics are negative, NaN or infinite", "refused; the reason names buffer and channel", "RK210")

@@ -60,13 +60,14 @@ def test_c04_a_block_with_two_names_stays_one() -> None:
     assert converted[0] is converted[1]
 
 
-@hazard("C5", "weights are tied", "the other user keeps the numbers it had")
+@hazard("C5", "weights are tied", "the other user keeps the numbers it had; the report notes it")
 def test_c05_tied_weights_stay_right() -> None:
     first, second = same(bias=False), same(bias=False)
     second.weight = first.weight
     model = seq(first, bn(), nn.ReLU(), second)
-    converted, _ = convert(model)
+    converted, report = convert(model)
     assert counts(converted) == (2, 0)
+    assert report.notes == ("0.weight: was tied to 3.weight, which keeps its numbers; they are apart now",)
     in_place = copy.deepcopy(model)
     reparamkit.apply(in_place, inplace=True)
     assert_same(model, in_place)

@@ -72,12 +72,17 @@ def test_e03_overflow_made_by_folding_is_refused() -> None:
     assert converted(inputs(IMAGES[0], dtype=torch.float16)).dtype == torch.float16
 
 
-@hazard("E4", "a bfloat16 convolution and a float32 batch norm", "merged in the dtype of the convolution")
+@hazard(
+    "E4",
+    "a bfloat16 convolution and a float32 batch norm",
+    "merged in the dtype of the convolution; the report notes it",
+)
 def test_e04_a_conv_in_half_precision_and_a_batch_norm_in_full() -> None:
     model = randomize(seq(same(), bn()))
     model[0].bfloat16()
-    converted = reparamkit.apply(model)
+    converted, report = reparamkit.apply(model, return_report=True)
     assert counts(converted) == (1, 0)
+    assert report.notes == ("0: float32 parameters went into a bfloat16 kernel, rounded to it",)
     x = inputs(IMAGES[0], dtype=torch.bfloat16)
     assert converted(x).dtype == model(x).dtype == torch.bfloat16
 
