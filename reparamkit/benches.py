@@ -1,7 +1,7 @@
 """benches: on inputs of which size the operators of a flow are timed, from what was seen in a run of the model.
 
-A chain of operators begins with a value that is none. Its size is that of the input of a module that reads a value
-of the chain, or of the output of the module that it is; where no module tells, it is taken for that of what is read.
+A value has the size of the input of a module that reads it, or of the output of the module that it is. Where no module
+tells, the nearest value in front of it is asked, and what its operators make of a position is reckoned with.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Benches:
     like: Like
 
     def at(self, value: Value, nd: int | None) -> Bench | None:
-        """The bench for a job that computes `value`, or `None` where no size was seen.
+        """The bench for jobs that read `value`, or `None` where no size was seen.
 
         Args:
             value: a value of the flow.
             nd: spatial axes of the operator; `None` for one that works on any number of them.
         """
         axes = nd if nd is not None else next(_axes(value), None)
-        for one, shape in _seen(value, self.survey):
+        for shape, positions in _seen(value, self.survey):
             spatial = len(shape) - 2 if axes is None else axes
             if spatial == 0:
                 return Bench(prod(shape[:-1]), (), self.like)
             if len(shape) == spatial + 2:
-                side = one.density ** (-1 / spatial)
+                side = positions ** (1 / spatial)
                 return Bench(shape[0], tuple(max(1, round(n * side)) for n in shape[2:]), self.like)
         return None
 
@@ -67,15 +67,18 @@ def _axes(value: Value) -> Iterator[int]:
                 yield near.term.op.nd
 
 
-def _seen(value: Value, survey: Survey) -> Iterator[tuple[Value, _Shape]]:
-    """Values whose size was seen, the nearest first: along the chain, then what its first value reads."""
+def _seen(value: Value, survey: Survey) -> Iterator[tuple[_Shape, float]]:
+    """Sizes that were seen, the nearest first, each with the positions of `value` per position of it."""
     one: Value | None = value
+    positions = 1.0
     for _ in range(_FAR):
         if one is None:
             return
         shape = _shape_of(one, survey)
         if shape is not None:
-            yield one, shape
+            yield shape, positions
+        if one.source is not None:
+            positions *= one.density / one.source.density
         one = one.source or next((read for read in one.inputs if not read.meta), None)
 
 

@@ -229,7 +229,7 @@ class Chooser:
             before += self._own_cost(v)
         front = term.op.front if isinstance(term.op, Arranged) else None
         behind = None if front is None else front.before(made.op.nd or 0)
-        after = self._with_job(cost_of(made.op, value.density), made.op, value)
+        after = self._with_job(cost_of(made.op, value.density), made.op, value, source)
         cancels = not isinstance(term.op, Arranged) and any(v.stays for v in values)
         return Candidate(source, value, values, made, before, after, behind, cancels)
 
@@ -242,20 +242,20 @@ class Chooser:
             op = None if value.term is None else value.term.op
             if value.parts or value.idle or value.cost is not None:
                 op = None
-            self._costs[value] = self._with_job(cost, op, value)
+            self._costs[value] = self._with_job(cost, op, value, value.source)
         return self._costs[value]
 
-    def _with_job(self, cost: Cost, op: Operator | None, value: Value) -> Cost:
-        """The cost with what there is to run: `op`, or without one what `value` itself does."""
+    def _with_job(self, cost: Cost, op: Operator | None, value: Value, source: Value | None) -> Cost:
+        """The cost with what there is to run: `op` on `source`, or without one what `value` itself does."""
         if self.benches is None or not cost.ops:
             return cost
-        bench = self.benches.at(value, None if op is None else op.nd)
+        bench = self.benches.at(value if op is None or source is None else source, None if op is None else op.nd)
         if bench is None:
             return replace(cost, jobs=(None,) * cost.ops)
         channels = channels_of(value) or 1
         if op is not None:
-            return replace(cost, jobs=(bench.job_of(op, value.density, channels),))
-        add = bench.job("add", channels, value.density) if value.terms or value.idle else None
+            return replace(cost, jobs=(bench.job_of(op, channels),))
+        add = bench.job("add", channels) if value.terms or value.idle else None
         return replace(cost, jobs=(add,) * cost.ops)
 
 

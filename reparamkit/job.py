@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 from reparamkit.operators import Conv, ConvTranspose, Operator, Scale, Stencil
@@ -67,11 +66,11 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Bench:
-    """What the jobs along one chain have in common: the value it begins with.
+    """A value that jobs read: what they have in common.
 
     Attributes:
         batch: images.
-        size: spatial size.
+        size: its spatial size.
         like: dtype, device and memory format.
     """
 
@@ -79,24 +78,21 @@ class Bench:
     size: tuple[int, ...]
     like: Like
 
-    def job(self, kind: str, channels: int, density: float) -> Job:
-        """A job on `density` positions per position of the value that the chain begins with."""
-        side = density ** (1 / len(self.size)) if self.size else 1.0
-        size = tuple(max(1, round(n * side)) for n in self.size)
+    def job(self, kind: str, channels: int) -> Job:
+        """A job that reads so many channels."""
         like = self.like
-        return Job(kind, self.batch, channels, size, like.dtype, like.device, like.channels_last)
+        return Job(kind, self.batch, channels, self.size, like.dtype, like.device, like.channels_last)
 
-    def job_of(self, op: Operator, density: float, channels: int) -> Job | None:
+    def job_of(self, op: Operator, channels: int) -> Job | None:
         """The job of a module that computes `op`; `None` when there is no telling."""
         if isinstance(op, Stencil):
             op = op.bind(channels)
         if isinstance(op, Scale):
-            return self.job("scale", op.channels or channels, density)
+            return self.job("scale", op.channels or channels)
         if not isinstance(op, (Conv, ConvTranspose)) or op.nd != len(self.size):
             return None
         transposed = isinstance(op, ConvTranspose)
-        positions = density / prod(op.stride) if transposed else density * prod(op.stride)
-        plain = self.job("transposed" if transposed else "conv", op.in_channels, positions)
+        plain = self.job("transposed" if transposed else "conv", op.in_channels)
         plain = replace(plain, stride=op.stride, dilation=op.dilation, groups=op.groups)
         if isinstance(op, Conv):
             return replace(plain, weight=tuple(op.weight.shape), padding=op.padding)

@@ -84,7 +84,9 @@ class TestPage:
         converted, report = reparamkit.apply(
             model, policy=policy, example_inputs=torch.zeros(1, 8, 6, 5), return_report=True
         )
-        assert "conv 8, 3x3 on 1x8x6x5 instead of" in render(report, model, converted)
+        text = render(report, model, converted)
+        assert "conv 8, 3x3 on 1x8x6x5 instead of " in text
+        assert "conv 8, 3x3 on 1x2x6x5" in text
 
     def test_names_are_text(self) -> None:
         text, _ = page()

@@ -67,6 +67,15 @@ def test_the_jobs_are_the_layers_geometries(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
+def test_a_layer_behind_one_that_does_not_pad_is_timed_on_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[tuple[Job, ...], tuple[Job, ...]]] = []
+    monkeypatch.setattr(Stopwatch, "faster", lambda self, new, old: asked.append((new, old)))
+    reparamkit.plan(CASES["two kernels in a row"]().double().eval(), policy="measured", example_inputs=X)
+    [(new, old)] = asked
+    assert [(job.weight[2:], job.size) for job in new] == [((5, 5), (12, 10))]
+    assert sorted((job.weight[2:], job.size) for job in old) == [((3, 3), (10, 8)), ((3, 3), (12, 10))]
+
+
 def test_the_job_of_a_transposed_convolution() -> None:
     from reparamkit.job import Bench
     from reparamkit.merge import Like
@@ -75,7 +84,7 @@ def test_the_job_of_a_transposed_convolution() -> None:
     layer = nn.ConvTranspose2d(8, 4, 3, stride=2, groups=2)
     geometry = {"stride": (2, 2), "padding": (0, 0), "output_padding": (0, 0), "dilation": (1, 1)}
     op = conv_transpose(layer.weight.detach().double(), None, 2, **geometry)
-    made = Bench(1, (6, 6), Like(torch.float32, torch.device("cpu"))).job_of(op, 4.0, 4)
+    made = Bench(1, (6, 6), Like(torch.float32, torch.device("cpu"))).job_of(op, 4)
     assert made is not None
     assert (made.kind, made.channels, made.size, made.weight) == ("transposed", 8, (6, 6), tuple(layer.weight.shape))
     rig = Rig([made])
