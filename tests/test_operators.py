@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -86,7 +87,7 @@ def test_numbers_of_a_batch_norm_that_are_none_are_named(name: str) -> None:
         getattr(model[1], name)[2] = float("nan")
     refusals = reparamkit.plan(model).refusals
     assert [r.code for r in refusals] == ["RK210"]
-    assert name in refusals[0].reason
+    assert re.search(rf"\b{name}\b", refusals[0].reason)
 
 
 @pytest.mark.parametrize("mode", ["nearest", "bilinear"])

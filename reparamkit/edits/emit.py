@@ -101,7 +101,7 @@ def _written(frame: Frame, graph: fx.Graph, used_before: set[str]) -> Emitted | 
     gone = _read_names(frame) | used_before
     removed = _whole_holders(frame, {n for n in gone if not _still(n, used_after)})
     code = graph.python_code("self")
-    imports = _imports(code.globals)
+    imports = _imports({**_named_tuples(graph), **code.globals})
     if isinstance(imports, Refusal):
         return imports
     return Emitted(_guarded(code.src, frame), imports, removed)
@@ -179,6 +179,20 @@ def _whole_holders(frame: Frame, names: set[str]) -> tuple[str, ...]:
 
 def _still(name: str, used: set[str]) -> bool:
     return any(u == name or u.startswith(f"{name}.") or name.startswith(f"{u}.") for u in used)
+
+
+def _named_tuples(graph: fx.Graph) -> dict[str, Any]:
+    """The classes of named tuples: torch 2.6 writes their names into the code and does not tell."""
+    found: dict[str, Any] = {}
+    left: list[Any] = [node.args for node in graph.nodes]
+    while left:
+        item = left.pop()
+        if isinstance(item, tuple) and hasattr(item, "_fields"):
+            known = found.setdefault(type(item).__name__, type(item))
+            found[type(item).__name__] = known if known is type(item) else object()  # two of one name: neither
+        if isinstance(item, (tuple, list, dict)):
+            left += item.values() if isinstance(item, dict) else item
+    return found
 
 
 def _imports(globals_: dict[str, Any]) -> dict[str, tuple[str, str]] | Refusal:

@@ -55,4 +55,4 @@ def test_c17_sums_in_all_spellings(run: Run) -> None:
 def test_c17_what_only_looks_like_a_sum_is_left(case: str) -> None:
     converted, report = convert(Fn(LEFT[case], a=same(), b=same(1)))
     assert counts(converted) == (2, 0)
-    assert case != "out" or "RK309" in codes(report)
+    assert case != "out" or codes(report) & {"RK309", "RK604"}  # torch 2.6 cannot trace the `empty` it writes to
