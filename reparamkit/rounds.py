@@ -34,7 +34,7 @@ class Rounds:
 
     Attributes:
         proven: the merges.
-        refusals: what the last plan refused.
+        refusals: what the last plan that made something refused.
         refused: what did not fit when it was proven.
         key_map: keys of the model before -> keys of the merged one.
     """
@@ -76,10 +76,13 @@ def make_further(
         journal: what is done is written down there.
     """
     latest, again = rounds.proven, made
-    while latest and again.opens:
+    while again.opens:
         again = _planned_again(made, model, example_inputs)
         latest, refused = prove_all(again, rtol)
-        rounds.refusals, rounds.refused = again.refusals, [*rounds.refused, *refused]
+        rounds.refused = [*rounds.refused, *refused]
+        if not latest:
+            return
+        rounds.refusals = again.refusals
         before = keys_of(model)
         splice(model, steps_of(again, latest), journal)
         rounds.key_map = followed(rounds.key_map, key_map(before, keys_of(model), latest))

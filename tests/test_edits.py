@@ -184,7 +184,7 @@ class OwnKernels(nn.Module):
     ],
 )
 def test_kernels_that_another_forward_reads_stay(reads: Any, left: str, cast: bool) -> None:
-    model = Fn(lambda m, x: reads(m, torch.relu(m.block(x))), block=OwnKernels(cast))
+    model = Fn(lambda m, x: reads(m, torch.sigmoid(m.block(x))), block=OwnKernels(cast))
     converted, report = convert(model, (2, 4, 6, 6))
     assert left in codes(report) if left else len(report.merged) == 1
     assert hasattr(converted.block, "wide") is bool(left)

@@ -182,14 +182,14 @@ def test_forward_that_follows_the_dtype_of_its_weights_is_not_written_anew(asked
 def test_shape_that_others_ask_for_stays() -> None:
     """The wide kernel would stand where the root asks for the size of the narrow one."""
     model = Fn(
-        lambda m, x: F.relu(m.s(x)) * m.s[0].weight.shape[-1], s=nn.Sequential(nn.Conv2d(C, C, 1), nn.Conv2d(C, C, 3))
+        lambda m, x: F.silu(m.s(x)) * m.s[0].weight.shape[-1], s=nn.Sequential(nn.Conv2d(C, C, 1), nn.Conv2d(C, C, 3))
     )
     converted, _ = convert(model)
     assert converted.s[0].weight.shape[-1] == 1
 
 
 def test_numbers_that_others_use_stay() -> None:
-    model = Fn(lambda m, x: F.relu(m.pair(x)) * m.pair[0].weight.mean(), pair=pair())
+    model = Fn(lambda m, x: F.silu(m.pair(x)) * m.pair[0].weight.mean(), pair=pair())
     converted, _ = convert_as_is(randomize(model).double())
     assert torch.equal(converted.pair[0].weight, model.pair[0].weight)
 
