@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
+from reparamkit.errors import VerificationError
 from reparamkit.trace.forward import Traced
 
 _SIGNS = {
@@ -45,6 +47,7 @@ class Regrouping:
         with graph.inserting_before(old):
             sums = [_total(graph, [Addend(a.sign, copied[a.node]) for a in group]) for group in self.groups]
             whole = _total(graph, [*sums, *(Addend(a.sign, copied[a.node]) for a in self.rest)])
+        _check_same(addends(old, lambda node: True), addends(whole.node, lambda node: True), whole.sign)
         old.replace_all_uses_with(whole.node)
         _erase(graph, old)
         copied[self.node] = whole.node
@@ -74,6 +77,18 @@ def addends(node: fx.Node, within: Callable[[fx.Node], bool]) -> list[Addend]:
         inner = addends(operand, within) if apart else [Addend(1, operand)]
         found += [Addend(sign * one.sign, one.node) for one in inner]
     return found
+
+
+def _check_same(old: list[Addend], new: list[Addend], sign: int) -> None:
+    """The order of a sum may change, what is added may not; nothing later would notice.
+
+    Raises:
+        VerificationError: RK901 when it does.
+    """
+    before = Counter((one.sign, one.node) for one in old)
+    after = Counter((one.sign * sign, one.node) for one in new)
+    if before != after:
+        raise VerificationError("RK901", f"{len(old)} values are added, in another order it would be {len(new)}")
 
 
 def sign_of(node: fx.Node) -> int:
