@@ -362,7 +362,7 @@ def test_modules_compute_what_their_operator_does() -> None:
         as_module(op, nd, 4, seen)
 
     law()
-    assert seen["merged"] > 0.5 * seen.total(), seen
+    assert seen["merged"] > 0.4 * seen.total(), seen
 
 
 def test_modules_of_merged_operators() -> None:
@@ -377,7 +377,7 @@ def test_modules_of_merged_operators() -> None:
             as_module(made.op, nd, cin, seen)
 
     law()
-    assert seen["merged"] > 0.5 * seen.total(), seen
+    assert seen["merged"] > 0.4 * seen.total(), seen
 
 
 @LAWS
