@@ -210,7 +210,8 @@ def carry_out(
     journal = Journal()
     try:
         splice(target, steps, journal)
-        rounds = Rounds(proven, made.refusals, refused, key_map(keys, keys_of(target), proven))
+        merged_keys = keys_of(target) if return_report else ()
+        rounds = Rounds(proven, made.refusals, refused, key_map(keys, merged_keys, proven))
         make_further(rounds, made, target, example_inputs, rtol, journal)
         _log.info("%d merges proven and made", len(rounds.proven))
         more = transform(made, target, example_inputs, rtol, journal)
