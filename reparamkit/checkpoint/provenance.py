@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,13 +76,7 @@ def example_in(metadata: Mapping[str, str], model: nn.Module) -> Any:
     Raises:
         CheckpointError: RK910 when what the checkpoint says of them cannot be followed.
     """
-    text = metadata.get(f"{_PREFIX}example_inputs")
-    if text is None:
-        return None
-    try:
-        return inputs_of(json.loads(text), model)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError("RK910", f"the example inputs in its metadata: {error}") from error
+    return _read(metadata, "example_inputs", "example inputs", lambda found: inputs_of(found, model))
 
 
 def timed_in(metadata: Mapping[str, str]) -> dict[str, bool | None] | None:
@@ -91,16 +85,25 @@ def timed_in(metadata: Mapping[str, str]) -> dict[str, bool | None] | None:
     Raises:
         CheckpointError: RK910 when what the checkpoint says of it cannot be followed.
     """
-    text = metadata.get(f"{_PREFIX}timed")
+    found: dict[str, bool | None] | None = _read(metadata, "timed", "timings", _answers)
+    return found
+
+
+def _answers(found: Any) -> Any:
+    if not isinstance(found, dict) or not all(answer is None or isinstance(answer, bool) for answer in found.values()):
+        raise ValueError("expected true, false or null for each question")
+    return found
+
+
+def _read(metadata: Mapping[str, str], key: str, what: str, follow: Callable[[Any], Any]) -> Any:
+    """What `follow` makes of an entry; `None` where there is none."""
+    text = metadata.get(_PREFIX + key)
     if text is None:
         return None
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError("RK910", f"the timings in its metadata: {error}") from error
-    if not isinstance(found, dict) or not all(answer is None or isinstance(answer, bool) for answer in found.values()):
-        raise CheckpointError("RK910", "the timings in its metadata: expected true, false or null for each question")
-    return found
+        return follow(json.loads(text))
+    except (ValueError, RecursionError) as error:  # nested too deep: the header may be a stranger's
+        raise CheckpointError("RK910", f"the {what} in its metadata: {error}") from error
 
 
 def wants_channels_last(metadata: Mapping[str, str]) -> bool:
