@@ -14,8 +14,8 @@ from reparamkit.merge import Like, Term
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Picked, Scale, Stencil
 from reparamkit.operators.conv import conv, with_groups
 from reparamkit.operators.conv_transpose import turned
+from reparamkit.operators.placed import embedded
 from reparamkit.operators.vector import is_zero, values
-from reparamkit.operators.weight import embedded
 from reparamkit.rule import RuleSet
 from reparamkit.rules.dilation import on_grid
 from reparamkit.rules.sequential import compose_convs

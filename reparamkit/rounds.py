@@ -20,9 +20,9 @@ from reparamkit.observe import observe_ranks
 from reparamkit.plan import Plan, make_plan
 from reparamkit.planned import Planned
 from reparamkit.progress import watched
+from reparamkit.prove import Proven, prove
 from reparamkit.spread import without_halves
 from reparamkit.survey import survey
-from reparamkit.verify import Proven, prove
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from reparamkit.errors import Refusal
     from reparamkit.flow import Value
     from reparamkit.planned import Planned
+    from reparamkit.prove import Proven
     from reparamkit.recipe import Recipe
-    from reparamkit.verify import Comparison, Proven
+    from reparamkit.verify import Comparison
 
 
 def report_of(

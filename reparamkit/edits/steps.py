@@ -16,8 +16,8 @@ from reparamkit.lower import neutral
 from reparamkit.paths import below, holders
 from reparamkit.plan import Plan
 from reparamkit.planned import Planned
+from reparamkit.prove import Proven
 from reparamkit.standin import settled
-from reparamkit.verify import Proven
 
 
 def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:

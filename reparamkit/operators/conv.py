@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from reparamkit.operators.joined import stacked as stacked_weight
+from reparamkit.operators.placed import regrouped
 from reparamkit.operators.vector import Vector, is_zero, stacked, values, vector
-from reparamkit.operators.weight import Weight, given, regrouped
-from reparamkit.operators.weight import stacked as stacked_weight
+from reparamkit.operators.weight import Weight, given
 
 if TYPE_CHECKING:
     from torch import Tensor

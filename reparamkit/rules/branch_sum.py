@@ -17,8 +17,8 @@ import torch
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil
+from reparamkit.operators.joined import summed
 from reparamkit.operators.vector import plus
-from reparamkit.operators.weight import summed
 from reparamkit.rule import Add, Call, Context, Lift, Rule, Sum, Through
 from reparamkit.rules.averaging import spatial_mean
 from reparamkit.rules.constants import shifting, times

@@ -14,7 +14,7 @@ from dataclasses import replace
 from math import gcd
 
 from reparamkit.operators import Conv, Operator, Stencil
-from reparamkit.operators.weight import embedded
+from reparamkit.operators.placed import embedded
 from reparamkit.rule import Align, Rule
 
 RULE = "core/dilation"

@@ -17,8 +17,8 @@ from dataclasses import replace
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, Operator, Stencil
+from reparamkit.operators.placed import embedded
 from reparamkit.operators.vector import Vector, is_zero, values
-from reparamkit.operators.weight import embedded
 from reparamkit.rule import Align, Rule
 
 RULE = "core/kernel_padding"

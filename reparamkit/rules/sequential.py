@@ -22,11 +22,12 @@ from math import gcd
 import torch
 
 from reparamkit.errors import Refusal
+from reparamkit.operators.composed import composed
 from reparamkit.operators.conv import Conv, pointwise, with_groups
 from reparamkit.operators.conv_transpose import ConvTranspose
+from reparamkit.operators.placed import regrouped
 from reparamkit.operators.scale import Stencil
 from reparamkit.operators.vector import Vector, is_zero, plus, through, values
-from reparamkit.operators.weight import composed, regrouped
 from reparamkit.rule import Compose, Rule
 
 RULE = "core/sequential"

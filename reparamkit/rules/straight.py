@@ -17,7 +17,7 @@ from typing import Any
 
 from reparamkit.operators import Conv, Layout, Scale
 from reparamkit.operators.conv import pointwise
-from reparamkit.operators.weight import one_tap
+from reparamkit.operators.placed import one_tap
 
 
 def straight(op: Any, front: Layout, back: Layout) -> Conv | Scale | None:

@@ -15,7 +15,8 @@ import reparamkit
 from reparamkit.errors import PluginError, Refusal, ReparamError, VerificationError
 from reparamkit.guarded import guarded
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Picked, Stencil, Vector, Weight, conv
-from reparamkit.operators.weight import Composed, Given
+from reparamkit.operators.composed import Composed
+from reparamkit.operators.weight import Given
 from reparamkit.rule import Add, Align, Compose, Concat, Lower
 from tests.fuzz.answers import ANSWERS, C, plugin, raises, tried
 from tests.helpers import Fn, assert_same, randomize, unchanged
