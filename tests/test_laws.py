@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from reparamkit.errors import CODES, Refusal
 from reparamkit.lower import lower, numbers, realizable
 from reparamkit.merge import Term
-from reparamkit.operators import Conv, Operator, Scale, conv, conv_transpose, vector
+from reparamkit.operators import Conv, Operator, Scale, conv, conv_transpose, joined, placed, vector
 from reparamkit.operators import weight as w
+from reparamkit.operators.composed import composed
 from reparamkit.operators.conv import with_groups
 from tests import cases
 from tests.cases import ALGEBRA, LIKE, RULES, assert_equal, attempt, draw, geometry, run, samples, term
@@ -407,25 +408,25 @@ def expressions(pick: Any, shape: tuple[int, ...], groups: int, depth: int) -> w
     if kind == "column":
         return w.column_scaled(inner(), cases.numbers(seed, groups * columns), groups)
     if kind == "embedded" and kernel and kernel[0] > 2:
-        return w.embedded(
+        return placed.embedded(
             inner((rows, columns, kernel[0] // 2, *kernel[1:])),
             kernel,
             (1, *[0] * (len(kernel) - 1)),
             (1,) * len(kernel),
         )
     if kind == "regrouped" and columns % 2 == 0 and rows % (2 * groups) == 0:
-        return w.regrouped(inner((rows, columns // 2, *kernel), 2 * groups), 2 * groups, groups)
+        return placed.regrouped(inner((rows, columns // 2, *kernel), 2 * groups), 2 * groups, groups)
     if kind == "summed":
-        return w.summed(inner(), inner())
+        return joined.summed(inner(), inner())
     if kind == "stacked" and rows > 1 and groups == 1:
-        return w.stacked(inner((rows // 2, *shape[1:])), inner((rows - rows // 2, *shape[1:])))
+        return joined.stacked(inner((rows // 2, *shape[1:])), inner((rows - rows // 2, *shape[1:])))
     ones = (1,) * len(kernel)
     if kind == "composed" and rows % groups == 0:
         outer = pick(expressions((rows, 2, *ones), groups, depth - 1))
-        return w.composed(outer, inner((2 * groups, *shape[1:])), groups, ones, ones)
+        return composed(outer, inner((2 * groups, *shape[1:])), groups, ones, ones)
     if kind == "rows":
         outer = pick(expressions((rows, 1, *ones), rows, depth - 1))
-        return w.composed(outer, inner(), groups, ones, ones)
+        return composed(outer, inner(), groups, ones, ones)
     return inner()
 
 
@@ -479,7 +480,9 @@ def test_bands_cover_all_rows_once(elements: int) -> None:
 
 def test_reading_a_kernel_does_not_change_it() -> None:
     tensor = cases.numbers(0, 4, 2, 3)
-    weight = w.scaled(w.summed(w.given(tensor), w.regrouped(w.given(tensor[:, :1]), 2, 1)), cases.numbers(1, 4))
+    weight = w.scaled(
+        joined.summed(w.given(tensor), placed.regrouped(w.given(tensor[:, :1]), 2, 1)), cases.numbers(1, 4)
+    )
     kept = tensor.clone()
     first = weight.dense()
     first.zero_()

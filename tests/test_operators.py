@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import reparamkit
 from reparamkit.errors import Refusal
-from reparamkit.operators import Layout, Scale, stencil, vector
+from reparamkit.operators import Layout, Scale, joined, stencil, vector
 from reparamkit.operators import weight as w
 from reparamkit.operators.conv import padded
 from reparamkit.rule import Call
@@ -38,9 +38,9 @@ def test_a_filter_is_one_of_one_channel_that_pads_nothing() -> None:
 def test_rows_that_are_chosen_are_scaled_one_by_one() -> None:
     kernel, base = torch.randn(5, 2, 3, dtype=torch.float64), torch.randn(2, 2, 3, dtype=torch.float64)
     scale = torch.tensor([2.0, -3.0], dtype=torch.float64)
-    chosen = w.scaled(w.selected(w.given(kernel), torch.tensor([4, 1])), scale)
+    chosen = w.scaled(joined.selected(w.given(kernel), torch.tensor([4, 1])), scale)
     wanted = base + kernel[[4, 1]] * scale[:, None, None]
-    torch.testing.assert_close(w.summed(w.given(base), chosen).dense(), wanted)
+    torch.testing.assert_close(joined.summed(w.given(base), chosen).dense(), wanted)
 
 
 @pytest.mark.parametrize(("nd", "wanted"), [(None, None), (0, 2)])

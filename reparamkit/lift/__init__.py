@@ -1,6 +1,7 @@
 """lift: the second stage. Traced forwards become values, each an operator of a source or opaque with a reason.
 
-lifter                                 start here
+lifter                                 start here: forwards, one written into the other
+calls, leaves, made, escapes           values of calls and of whole modules; who reads them from outside
 facts, ranks, cuts, constant           what the graph tells of axes, channels, parts, numbers
 link, chain, agree, sharing, own_layer how a value becomes an operator of another
 inplace                                which values change while others are read

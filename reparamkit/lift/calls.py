@@ -1,0 +1,146 @@
+"""calls: values of calls of functions and methods, `torch.cat`, ``x + y``, `F.conv2d`: the rules say what they are."""
+
+from __future__ import annotations
+
+import operator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from reparamkit.errors import Refusal
+from reparamkit.flow import Flow, Frame, Stacked, Value, mapped
+from reparamkit.lift.answer import answer_about_call
+from reparamkit.lift.constant import constant_of, stored
+from reparamkit.lift.cuts import cut_sizes, is_part, read_through
+from reparamkit.lift.facts import rank_of_call
+from reparamkit.lift.inplace import mutates
+from reparamkit.lift.link import like_of, link, link_cat, link_sum
+from reparamkit.lift.made import context_of, inputs_of, new_value
+from reparamkit.lift.ranks import channels_as_read
+from reparamkit.merge import Algebra, Term
+from reparamkit.operators import Conv
+from reparamkit.registry import Registry
+from reparamkit.rule import Call, Cat, Lift, Sum, Through
+from reparamkit.survey import Survey
+
+_META_METHODS = {"size", "dim", "numel", "ndimension", "stride", "element_size", "nelement"}
+_META_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad", "names", "layout"}
+
+
+class CallLifter:
+    """Makes the values of calls."""
+
+    def __init__(self, survey: Survey, registry: Registry, algebra: Algebra) -> None:
+        self.survey = survey
+        self.registry = registry
+        self.algebra = algebra
+        # Blocks that are alike share one graph: what its nodes call is looked up once.
+        self._about: dict[fx.Node, tuple[Any, Lift | None, bool]] = {}
+
+    def value_of(self, flow: Flow, frame: Frame, node: fx.Node) -> Value:
+        """The value of a call in the forward of `frame`; a constant or a size is one without an operator."""
+        picked = frame.values.get(node.args[0]) if node.target is operator.getitem else None  # type: ignore[arg-type]
+        if picked is not None and picked.packed is not None:
+            return picked.packed[node.args[1]]
+        inputs = inputs_of(frame, node)
+        value = new_value(flow, frame.path, node, inputs)
+        about = self._about.get(node)
+        if about is None:
+            target = f".{node.target}" if node.op == "call_method" else node.target
+            about = self._about[node] = (target, self.registry.call_lift(target), mutates(node))
+        target, lift, value.mutates = about
+        value.constant = constant_of(node, frame)
+        value.cuts = cut_sizes(node, inputs, partial(channels_as_read, self.survey, frame.path))
+        part = value.constant is None and is_part(value)
+        value.meta = value.constant is not None or value.cuts is not None or (not part and _is_meta(node, inputs))
+        if value.meta:
+            return value
+        value.rank = rank_of_call(node.target, node.args, node.kwargs, [v.rank for v in inputs if not v.meta])
+        if part:
+            read_through(value)
+        if lift is None and target is not torch.stack:
+            return value
+        args, kwargs = _arguments(frame, node)
+        if target is torch.stack:
+            bound = Call(args, kwargs, _is_value).bind("tensors", dim=0)
+            if isinstance(bound["tensors"], (list, tuple)) and all(map(_is_value, bound["tensors"])):
+                value.stacked = Stacked(tuple(bound["tensors"]), bound["dim"])
+        if lift is None:
+            return value
+        if not self.algebra.enabled(lift.rule):
+            value.refusal = Refusal("RK801", lift.rule, value.where)
+            return value
+        context = context_of(inputs)
+        made = answer_about_call(lift, frame.module, Call(args, kwargs, _is_value), context, _is_value)
+        self._use(value, made, lift, [a for a in _flat([args, kwargs]) if isinstance(a, Tensor)], frame)
+        return value
+
+    def _use(self, value: Value, made: Any, lift: Lift, constants: list[Tensor], frame: Frame) -> None:
+        rules = frozenset([lift.rule])
+        if isinstance(made, Through) and made.value.meta:
+            made = Refusal("RK331", "arithmetic with shapes")
+        if isinstance(made, Refusal):
+            value.refusal = made.at(value.where)
+        elif isinstance(made, Through):
+            like = like_of(constants, made.op, lift, frame.module)
+            link(value, made.value, Term(made.op, rules, like, made.rounding))
+            value.generated = isinstance(made.op, Conv) and _generated(constants, frame)
+            value.stored = _stored(constants)
+            value.cost = made.cost
+            if made.cost is not None and isinstance(frame.module, torch.jit.ScriptModule):
+                value.module_path, value.module = frame.path, frame.module  # it has no class that could be derived
+        elif isinstance(made, Sum):
+            value.terms = made.terms
+            link_sum(value, self.algebra, rules)
+        elif isinstance(made, Cat):
+            link_cat(value, made, self.algebra, rules)
+
+
+def _generated(constants: list[Tensor], frame: Frame) -> bool:
+    """Whether one of them is a kernel that was computed, not stored or a view of what is stored."""
+    computed = [c for c in frame.traced.constants.values() if c.ndim > 1 and any(c is t for t in constants)]
+    stored = {t.untyped_storage().data_ptr() for t in (*frame.module.parameters(), *frame.module.buffers())}
+    return any(c.untyped_storage().data_ptr() not in stored for c in computed)
+
+
+def _stored(constants: list[Tensor]) -> int | None:
+    """Numbers that are stored for these tensors, where some repeat them (`Tensor.expand`)."""
+    sizes = [c.untyped_storage().nbytes() // c.element_size() for c in constants]
+    repeats = any(size < c.numel() for c, size in zip(constants, sizes, strict=True))
+    return sum(min(c.numel(), size) for c, size in zip(constants, sizes, strict=True)) if repeats else None
+
+
+def _is_value(item: Any) -> bool:
+    return isinstance(item, Value)
+
+
+def _flat(tree: Any) -> list[Any]:
+    if isinstance(tree, dict):
+        return [x for v in tree.values() for x in _flat(v)]
+    if isinstance(tree, (list, tuple)):
+        return [x for v in tree for x in _flat(v)]
+    return [tree]
+
+
+def _is_meta(node: fx.Node, inputs: list[Value]) -> bool:
+    if node.op == "call_method" and node.target in _META_METHODS:
+        return True
+    if node.op == "call_function":
+        name = getattr(node.target, "__name__", "")
+        if node.target is getattr:
+            return node.args[1] in _META_ATTRIBUTES
+        if name in ("_assert", "__assert__"):
+            return True
+    return bool(inputs) and all(v.meta for v in inputs) and node.op == "call_function"
+
+
+def _arguments(frame: Frame, node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The node's arguments: values for what flows, tensors for parameters and constants."""
+
+    def read(n: fx.Node) -> Any:
+        constant = stored(n, frame)
+        return frame.values[n] if constant is None else constant
+
+    return mapped(node.args, read), {k: mapped(v, read) for k, v in node.kwargs.items()}
