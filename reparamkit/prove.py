@@ -20,6 +20,7 @@ from reparamkit.errors import Refusal, VerificationError
 from reparamkit.lower import lower, numbers
 from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.reference import ConvRun, LinearRun, remember, run_module, run_value, summed_up
+from reparamkit.samples import Samples
 
 if TYPE_CHECKING:
     from reparamkit.edits.edit import Edit
@@ -42,7 +43,9 @@ class Proven:
     error: float | None
 
 
-def prove(edit: Edit, flow: Flow, rules: RuleSet, rtol: float | None) -> Proven | Refusal:
+def prove(
+    edit: Edit, flow: Flow, rules: RuleSet, rtol: float | None, samples: Samples | None = None
+) -> Proven | Refusal:
     """Compute the module for a region, and compare it with the region.
 
     Args:
@@ -51,6 +54,7 @@ def prove(edit: Edit, flow: Flow, rules: RuleSet, rtol: float | None) -> Proven 
         rules: lower declarations.
         rtol: largest deviation allowed, relative to the largest number that occurs; `None` skips the proof. More is
             allowed where the original computes numbers of its own in a narrower dtype.
+        samples: random inputs, of several proofs.
 
     Returns:
         The module, or a refusal when its numbers do not fit the dtype.
@@ -65,7 +69,7 @@ def prove(edit: Edit, flow: Flow, rules: RuleSet, rtol: float | None) -> Proven 
         return module
     assert term.like is not None
     assert isinstance(term.op, (Conv, ConvTranspose))
-    proofs = [] if rtol is None else _proofs(edit, flow, module)
+    proofs = [] if rtol is None else _proofs(edit, flow, module, samples or Samples())
     if isinstance(proofs, Refusal):
         return proofs
 
@@ -89,7 +93,7 @@ def prove(edit: Edit, flow: Flow, rules: RuleSet, rtol: float | None) -> Proven 
     return Proven(module, error)
 
 
-def _proofs(edit: Edit, flow: Flow, module: nn.Module) -> list[_Proof] | Refusal:
+def _proofs(edit: Edit, flow: Flow, module: nn.Module, samples: Samples) -> list[_Proof] | Refusal:
     """The region run on its inputs; on larger ones where something inside it wants more than the operator does."""
     candidate = edit.candidate
     op = candidate.term.op
@@ -97,7 +101,7 @@ def _proofs(edit: Edit, flow: Flow, module: nn.Module) -> list[_Proof] | Refusal
     refusal = Refusal("RK902", "it never gave an output")
     for more in (0, 4, 16, 64):
         try:
-            proofs = [_Proof(edit, flow, module, x) for x in _inputs(edit, op, more)]
+            proofs = [_Proof(edit, flow, module, x, samples) for x in _inputs(edit, op, more, samples)]
         except Exception as error:  # the region is the user's code; that it cannot run is the answer
             refusal = Refusal("RK902", f"{type(error).__name__}: {error}", candidate.target.where)
             continue
@@ -113,11 +117,9 @@ def _fill(module: nn.Module, weight: Tensor, bias: Tensor | None, weight_grad: b
             module.bias = nn.Parameter(bias, requires_grad=bias_grad)
 
 
-def _inputs(edit: Edit, op: Conv | ConvTranspose, more: int) -> list[Tensor]:
+def _inputs(edit: Edit, op: Conv | ConvTranspose, more: int, samples: Samples) -> list[Tensor]:
     """Random inputs that show every tap and border, odd and even."""
     candidate = edit.candidate
-    device = op.weight.device
-    generator = torch.Generator(device=device).manual_seed(20260729)
     sizes = [_size(op, axis) + more for axis in range(op.nd)]
     if candidate.behind is not None:
         rank = candidate.source.rank or candidate.behind + 2
@@ -133,7 +135,7 @@ def _inputs(edit: Edit, op: Conv | ConvTranspose, more: int) -> list[Tensor]:
     uneven = len(set(zip(sizes, op.stride, strict=True))) > 1 or any(s > 1 for s in op.stride)
     if op.nd and candidate.behind is None and uneven and op.macs * prod(s + 1 for s in sizes) < _CHEAP:
         shapes.append([2, op.in_channels, *(s + 1 - axis % 2 for axis, s in enumerate(sizes))])
-    return [torch.randn(s, generator=generator, device=device, dtype=torch.float64) for s in shapes]
+    return samples.inputs(shapes, op.weight.device)
 
 
 def _size(op: Conv | ConvTranspose, axis: int) -> int:
@@ -148,7 +150,7 @@ def _size(op: Conv | ConvTranspose, axis: int) -> int:
 class _Proof:
     """One input through a region and, band by band, through its replacement."""
 
-    def __init__(self, edit: Edit, flow: Flow, module: nn.Module, x: Tensor) -> None:
+    def __init__(self, edit: Edit, flow: Flow, module: nn.Module, x: Tensor, samples: Samples) -> None:
         candidate = edit.candidate
         known: dict[Value, Tensor] = {candidate.source: x}
         self.scale = 0.0
@@ -170,14 +172,13 @@ class _Proof:
             self.run = ConvRun(module, x)
         last = self.after is None and self.rest is None
         if last and self.run is not None and self.run.shape == self.want.shape:
-            self._sum_up(self.run)
+            self._sum_up(self.run, samples)
 
-    def _sum_up(self, run: ConvRun | LinearRun) -> None:
+    def _sum_up(self, run: ConvRun | LinearRun, samples: Samples) -> None:
         """Compare weighted sums over all samples and positions, which nothing wrong in the kernel leaves equal."""
         channel = -1 if isinstance(run, LinearRun) else 1
-        generator = torch.Generator(device=self.x.device).manual_seed(20260730)
         count = self.want.numel() // self.want.shape[channel]
-        mix = torch.rand(count, generator=generator, device=self.x.device, dtype=torch.float64) + 0.5
+        mix = samples.mix(count, self.x.device)
         run.sum_up(mix)
         self.want = summed_up(self.want, mix, channel)
         self.scale = max(self.scale, _largest(self.want))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from reparamkit.flow import mapped
 from reparamkit.lift.constant import stored
@@ -25,9 +26,33 @@ if TYPE_CHECKING:
 _BAND = 1 << 19  # numbers of a kernel that are in float64 at one time
 
 
-def unfolded(x: Tensor, module: Any, groups: int) -> tuple[Tensor, tuple[int, ...]]:
+# What convolutions read of an input, as long as the input is there: branches of one shape read the same.
+_READ = WeakTensorKeyDictionary()
+_SMALL = 1 << 18  # numbers; the patches of a large kernel are worth their memory only while they are read
+
+
+def _read_once(x: Tensor, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:
+    """`read()`, or what it gave for this `x` and `key` before; once `x` has been written to, anew."""
+    if x.is_inference():  # it does not tell when it is written to
+        return read()
+    known: dict[tuple[Any, ...], Any] = _READ.setdefault(x, {})
+    key = (*key, x._version)
+    if key in known:
+        return known[key]
+    made = read()
+    if made[0].numel() <= _SMALL:
+        known[key] = made
+    return made
+
+
+def _geometry(module: Any) -> tuple[Any, ...]:
+    pads = (module.padding == "valid", tuple(module._reversed_padding_repeated_twice), module.padding_mode)
+    return (module.kernel_size, module.stride, module.dilation, module.groups, pads)
+
+
+def unfolded(x: Tensor, module: Any) -> tuple[Tensor, tuple[int, ...]]:
     """Patches of `x` as ``[N, groups, positions, in_channels / groups * taps]``, and the size of the result."""
-    nd = len(module.kernel_size)
+    nd, groups = len(module.kernel_size), module.groups
     x = _padded(x, module, nd)
     out = tuple(
         (size - d * (k - 1) - 1) // s + 1
@@ -65,7 +90,8 @@ class ConvRun:
     def __init__(self, module: Any, x: Tensor) -> None:
         self.module = module
         self.groups = module.groups
-        self.patches, self.size = unfolded(x, module, self.groups)
+        self.x = x
+        self.patches, self.size = _read_once(x, _geometry(module), lambda: unfolded(x, module))
         self.shift = 1.0
         self.shape = (len(x), module.out_channels, *self.size)
         self.out = x.new_empty(len(x), prod(self.size), module.out_channels)
@@ -75,7 +101,9 @@ class ConvRun:
 
         As a check of every number of the kernel it is as good as the whole result (Freivalds' check of products).
         """
-        self.patches = (mix.reshape(len(self.patches), 1, 1, -1) @ self.patches).sum(0, keepdim=True)
+        patches, key = self.patches, (*_geometry(self.module), id(mix))
+        mixed = mix.reshape(len(patches), 1, 1, -1)
+        self.patches, _ = _read_once(self.x, key, lambda: ((mixed @ patches).sum(0, keepdim=True), mix))
         self.shift, self.size = float(mix.sum()), (1,) * len(self.size)
         self.out = self.out[:1, :1]
 
@@ -251,6 +279,9 @@ def _run_node(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Any:
 
 
 def _read(node: fx.Node, frame: Frame, flow: Flow, known: dict[Value, Tensor]) -> Any:
+    value = frame.values.get(node)
+    if value is not None and value in known:
+        return known[value]
     constant = stored(node, frame)
     if constant is None:
         value = frame.values[node]

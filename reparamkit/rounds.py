@@ -21,6 +21,7 @@ from reparamkit.plan import Plan, make_plan
 from reparamkit.planned import Planned
 from reparamkit.progress import watched
 from reparamkit.prove import Proven, prove
+from reparamkit.samples import Samples
 from reparamkit.spread import without_halves
 from reparamkit.survey import survey
 
@@ -49,9 +50,10 @@ def prove_all(made: Plan, rtol: float | None) -> tuple[dict[Planned, Proven], li
     """Every replacement, complete and proven; those whose numbers do not fit are refused."""
     proven: dict[Planned, Proven] = {}
     refused: list[Refusal] = []
+    samples = Samples()
     for planned in watched(made.edits, "proving"):
         candidate = planned.edit.candidate
-        found = prove(planned.edit, planned.flow, made.registry.merge, rtol)
+        found = prove(planned.edit, planned.flow, made.registry.merge, rtol, samples)
         if isinstance(found, Refusal):
             refused.append(found.at(candidate.target.where))
             continue
