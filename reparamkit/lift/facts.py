@@ -112,6 +112,27 @@ def keeps_rank(node: fx.Node, user: fx.Node) -> bool:
     return alone and all(rank_of_call(user.target, user.args, user.kwargs, [rank]) == rank for rank in (3, 4, 5))
 
 
+_POOLS = frozenset(f"{kind}_pool{nd}d" for kind in ("avg", "max", "adaptive_avg", "adaptive_max") for nd in (1, 2, 3))
+_CHANNELWISE = _POOLS | frozenset(
+    "relu relu_ relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu mish softplus "
+    "dropout dropout2d contiguous clone to float half double interpolate batch_norm group_norm".split()
+)
+
+
+def keeps_channels(node: fx.Node, user: fx.Node) -> bool:
+    """Whether a call gives a result of as many channels as `node`, the first that it reads, has."""
+    return (
+        user.op in ("call_function", "call_method")
+        and user.args[:1] == (node,)
+        and name_of(user.target) in _CHANNELWISE
+    )
+
+
+def is_pooling(module: nn.Module) -> bool:
+    """Whether it is one of torch's poolings, which return one tensor."""
+    return type(module).__module__ == "torch.nn.modules.pooling" and is_tensor_module(module)
+
+
 def _reduced(args: tuple[Any, ...], kwargs: dict[str, Any], rank: int | None) -> int | None:
     dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
     keep = kwargs.get("keepdim", args[2] if len(args) > 2 else False)

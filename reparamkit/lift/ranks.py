@@ -11,12 +11,12 @@ import torch
 from torch import fx, nn
 
 from reparamkit.lift.cuts import is_cut, takes_part
-from reparamkit.lift.facts import CONV_RANKS, RANKED, keeps_rank, rank_of_module
+from reparamkit.lift.facts import CONV_RANKS, RANKED, is_pooling, keeps_channels, keeps_rank, rank_of_module
 from reparamkit.paths import joined
 from reparamkit.trace.forward import Traced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from reparamkit.survey import Survey
 
@@ -40,7 +40,7 @@ def rank_as_read(survey: Survey, path: str, node: fx.Node) -> int | None:
 def channels_as_read(survey: Survey, path: str, node: fx.Node) -> int | None:
     """Channels of the value of `node`, where a layer that reads it tells."""
     found = set()
-    for count, (where, read, reader) in enumerate(_readers(survey, path, node, calls=False)):
+    for count, (where, read, reader) in enumerate(_readers(survey, path, node, keeps_channels)):
         if reader.op == "call_module" and reader.args[:1] == (read,):
             module: Any = survey.modules[joined(where, str(reader.target))]
             if isinstance(module, RANKED):
@@ -51,8 +51,10 @@ def channels_as_read(survey: Survey, path: str, node: fx.Node) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def _readers(survey: Survey, path: str, node: fx.Node, calls: bool = True) -> Iterator[tuple[str, fx.Node, fx.Node]]:
-    """Readers of a value and of what has as many axes, nearest first: module, what is read, the reader."""
+def _readers(
+    survey: Survey, path: str, node: fx.Node, keeps: Callable[[fx.Node, fx.Node], bool] = keeps_rank
+) -> Iterator[tuple[str, fx.Node, fx.Node]]:
+    """Readers of a value and of what is like it, nearest first: module, what is read, the reader."""
     waiting, seen = [(path, node)], set()
     while waiting:
         path, node = waiting.pop(0)
@@ -61,16 +63,17 @@ def _readers(survey: Survey, path: str, node: fx.Node, calls: bool = True) -> It
         seen.add((path, node))
         for user in node.users:
             yield path, node, user
-            if calls or user.op == "call_module":
-                waiting += _next(survey, path, node, user)
+            waiting += _next(survey, path, node, user, keeps)
 
 
-def _next(survey: Survey, path: str, node: fx.Node, user: fx.Node) -> list[tuple[str, fx.Node]]:
-    """Where the value goes on with as many axes: into the forward of a child, or behind an activation."""
+def _next(
+    survey: Survey, path: str, node: fx.Node, user: fx.Node, keeps: Callable[[fx.Node, fx.Node], bool]
+) -> list[tuple[str, fx.Node]]:
+    """Where the value goes on and stays like it was: into the forward of a child, or behind an activation."""
     if is_cut(user):
-        return [(path, part) for part in user.users if takes_part(part)]
+        return [(path, part) for part in user.users if takes_part(part)] if keeps is keeps_rank else []
     if user.op != "call_module":
-        return [(path, user)] if keeps_rank(node, user) else []
+        return [(path, user)] if keeps(node, user) else []
     if user.args[:1] != (node,):
         return []
     inner = joined(path, str(user.target))
@@ -78,7 +81,7 @@ def _next(survey: Survey, path: str, node: fx.Node, user: fx.Node) -> list[tuple
     traced = survey.traced.get(id(module))
     if isinstance(traced, Traced):
         return [(inner, next(n for n in traced.graph.nodes if n.op == "placeholder"))]
-    return [(path, user)] if rank_of_module(module, 7) == 7 else []
+    return [(path, user)] if rank_of_module(module, 7) == 7 or is_pooling(module) else []
 
 
 def _taken(survey: Survey, path: str, node: fx.Node, reader: fx.Node) -> int | None:
