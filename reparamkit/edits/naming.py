@@ -46,7 +46,10 @@ class Written:
 def _held(frame: Frame, merged: Sequence[Merge]) -> tuple[Any, ...]:
     """Of each node, where its value was made and what becomes of it: a child may hand on what its like changes."""
     inside = set[Value]().union(*(m.inside for m in merged))
-    return tuple((frame.node_of(value), value in inside, value.mutates) for value in frame.values.values())
+    return tuple(
+        (frame.node_of(value), value in inside, value.mutates, node in frame.busy)
+        for node, value in frame.values.items()
+    )
 
 
 def _outline(module: nn.Module) -> tuple[Any, ...]:

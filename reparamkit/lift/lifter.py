@@ -38,6 +38,7 @@ from reparamkit.rules import no_op, unshare
 from reparamkit.survey import Survey, hooked
 from reparamkit.trace.calls import bound, way_of
 from reparamkit.trace.forward import Forked, Traced
+from reparamkit.trace.tracer import UNDER
 
 ANCHORS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _MAX_DEPTH = 40
@@ -190,6 +191,11 @@ class Lifter:
         assert isinstance(way, Traced)
         inner = self._frame(flow, path, way, {name: frame.values[n] for name, n in given.items()}, depth + 1)
         inner.call, inner.picked = node, way is not traced
+        first, last = inner.span
+        if inner.output is not None and inner.output.index < first < last:
+            frame.busy.add(node)
+        for value in flow.values[first:last] if UNDER in node.meta else ():
+            value.under = _nested(node.meta[UNDER], value.under)
         return inner
 
     def _whichever_way(
@@ -388,11 +394,15 @@ def _stored(constants: list[Tensor]) -> int | None:
 
 
 def _new(flow: Flow, path: str, node: fx.Node, inputs: list[Value] | None = None) -> Value:
-    value = Value(path, node, len(flow.values), inputs or [])
+    value = Value(path, node, len(flow.values), inputs or [], under=node.meta.get(UNDER, ""))
     for read in value.inputs:
         read.users.append(value)
     flow.values.append(value)
     return value
+
+
+def _nested(outer: str, inner: str) -> str:
+    return outer if inner in ("", outer) else f"{outer}, {inner}"
 
 
 def _packed(frame: Frame, node: fx.Node, inner: Frame) -> dict[Any, Value] | None:
