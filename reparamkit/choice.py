@@ -10,10 +10,12 @@ from reparamkit.edits.edit import Rewrite
 from reparamkit.edits.rewrite import frozen
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from reparamkit.decide import Candidate
     from reparamkit.edits.edit import Edit
     from reparamkit.errors import Refusal
-    from reparamkit.flow import Value
+    from reparamkit.flow import Flow, Value
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Choice:
     Attributes:
         edits: in order of execution.
         refusals: why there are no more, by value.
-        opens: whether a norm that stays is read by what is written anew, so that it may go into that afterwards.
+        opens: whether more may merge once these edits are made.
     """
 
     edits: tuple[Edit, ...]
@@ -50,3 +52,21 @@ class Choice:
         """Whether a forward that is rewritten would still need a constant that was computed from parameters."""
         gone = self.written_anew
         return any(isinstance(e, Rewrite) and frozen(e.frame, gone) is not None for e in self.edits)
+
+
+def opens_more(edits: Iterable[Edit], flow: Flow, homeless: Iterable[Candidate]) -> bool:
+    """Whether more may merge in a flow once these edits are made.
+
+    A forward written anew has a module where there were several steps, and modules can be exchanged where steps
+    cannot; and it goes one way only, where it went several.
+
+    Args:
+        edits: what is made.
+        flow: where.
+        homeless: regions that no edit of the model as it is can express.
+    """
+    written = [edit for edit in edits if isinstance(edit, Rewrite)]
+    if flow.several and any(edit.path == flow.path for edit in written):
+        return True
+    parts = [set(edit.candidate.values) for edit in written]
+    return any(part < set(whole.values) for whole in homeless for part in parts)

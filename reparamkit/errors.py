@@ -31,6 +31,7 @@ CODES: dict[str, str] = {
     "RK304": "region crosses module boundaries",
     "RK305": "intermediate value is used elsewhere",
     "RK306": "a hook observes the value",
+    "RK307": "runs under another context",
     "RK308": "weight is parametrized",
     "RK309": "in-place operation on a shared value",
     "RK310": "shapes differ or broadcast",

@@ -95,6 +95,7 @@ class Value:
         escapes: it is read by something outside the flow.
         unstable: why its numbers may change while it exists, if they may.
         density: positions per position of the input of the flow.
+        under: the context it is computed under, `torch.no_grad` or the like, where that is not the caller's.
     """
 
     path: str
@@ -128,6 +129,7 @@ class Value:
     escapes: bool = False
     unstable: Refusal | None = None
     density: float = 1.0
+    under: str = ""
 
     @property
     def where(self) -> str:
@@ -180,6 +182,7 @@ class Frame:
         span: (first, last + 1) index of the values made inside it and inside its children.
         call: the call of it, when it is written into its caller's flow.
         picked: it is one of several ways through the forward, the one that its caller's arguments choose.
+        busy: calls of children that hand a value on and compute something beside it.
     """
 
     path: str
@@ -191,6 +194,7 @@ class Frame:
     span: tuple[int, int] = (0, 0)
     call: fx.Node | None = None
     picked: bool = False
+    busy: set[fx.Node] = field(default_factory=set)
     _nodes: dict[int, list[fx.Node]] = field(default_factory=dict)
 
     @property
@@ -234,6 +238,11 @@ class Flow:
     ways: tuple[Flow, ...] = ()
     unknown: Refusal | None = None
     main: bool = True
+
+    @property
+    def several(self) -> bool:
+        """Whether there are other ways, or may be."""
+        return bool(self.ways or self.unknown)
 
 
 def mapped(tree: Any, read: Callable[[fx.Node], Any]) -> Any:

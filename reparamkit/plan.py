@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from reparamkit.benches import Benches, benches_of
-from reparamkit.choice import Choice
+from reparamkit.choice import Choice, opens_more
 from reparamkit.decide import Candidate, Chooser
 from reparamkit.edits.edit import Edit
 from reparamkit.edits.emit import Emitted
@@ -183,10 +183,12 @@ def _choose(
     plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block], gone: frozenset[Value] = frozenset()
 ) -> Choice:
     hosts: dict[Candidate, Edit] = {}
+    homeless: list[Candidate] = []
 
     def feasible(candidate: Candidate) -> Refusal | None:
         edit = host(candidate, flow, plan.survey, gone)
         if isinstance(edit, Refusal):
+            homeless.append(candidate)
             return edit
         refusal = out_of_scope(edit, scopes, plan.registry.opt_in_ids)
         if refusal is None:
@@ -194,7 +196,8 @@ def _choose(
         return refusal
 
     chooser = Chooser(algebra, plan.policy, feasible, plan.clock, _benches(plan, flow))
-    return Choice(tuple(hosts[c] for c in chooser.choose(flow)), chooser.refusals)
+    edits = tuple(hosts[c] for c in chooser.choose(flow))
+    return Choice(edits, chooser.refusals, opens=opens_more(edits, flow, homeless))
 
 
 def _benches(plan: Plan, flow: Flow) -> Benches | None:

@@ -46,22 +46,26 @@ def _read_once(x: Tensor, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:
 
 
 def _geometry(module: Any) -> tuple[Any, ...]:
-    pads = (module.padding == "valid", tuple(module._reversed_padding_repeated_twice), module.padding_mode)
-    return (module.kernel_size, module.stride, module.dilation, module.groups, pads)
+    kernel = module.weight.shape[2:]
+    pads = (module.padding, tuple(module._reversed_padding_repeated_twice), module.padding_mode)
+    return (kernel, module.stride, module.dilation, module.groups, pads)
 
 
 def unfolded(x: Tensor, module: Any) -> tuple[Tensor, tuple[int, ...]]:
-    """Patches of `x` as ``[N, groups, positions, in_channels / groups * taps]``, and the size of the result."""
-    nd, groups = len(module.kernel_size), module.groups
-    x = _padded(x, module, nd)
+    """Patches of `x` as ``[N, groups, positions, in_channels / groups * taps]``, and the size of the result.
+
+    The kernel itself says how large it is; the module's ``kernel_size`` may be that of one it had before.
+    """
+    kernel, groups = tuple(module.weight.shape[2:]), module.groups
+    x = _padded(x, module, kernel)
     out = tuple(
         (size - d * (k - 1) - 1) // s + 1
-        for size, k, s, d in zip(x.shape[2:], module.kernel_size, module.stride, module.dilation, strict=True)
+        for size, k, s, d in zip(x.shape[2:], kernel, module.stride, module.dilation, strict=True)
     )
     n, c = x.shape[:2]
     batch, channel, *axes = x.stride()
     view = x.as_strided(
-        (n, groups, *out, c // groups, *module.kernel_size),
+        (n, groups, *out, c // groups, *kernel),
         (
             batch,
             channel * (c // groups),
@@ -70,14 +74,18 @@ def unfolded(x: Tensor, module: Any) -> tuple[Tensor, tuple[int, ...]]:
             *(st * d for st, d in zip(axes, module.dilation, strict=True)),
         ),
     )
-    return view.reshape(n, groups, prod(out), c // groups * prod(module.kernel_size)), out
+    return view.reshape(n, groups, prod(out), c // groups * prod(kernel)), out
 
 
-def _padded(x: Tensor, module: Any, nd: int) -> Tensor:
-    if module.padding == "valid" or not any(module._reversed_padding_repeated_twice):
+def _padded(x: Tensor, module: Any, kernel: tuple[int, ...]) -> Tensor:
+    pads = list(module._reversed_padding_repeated_twice)
+    if module.padding == "same" and module.padding_mode == "zeros":
+        totals = [d * (k - 1) for d, k in zip(module.dilation, kernel, strict=True)][::-1]
+        pads = [side for total in totals for side in (total // 2, total - total // 2)]
+    if module.padding == "valid" or not any(pads):
         return x.contiguous()
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return F.pad(x, module._reversed_padding_repeated_twice, mode=mode).contiguous()
+    return F.pad(x, pads, mode=mode).contiguous()
 
 
 class ConvRun:
@@ -93,8 +101,9 @@ class ConvRun:
         self.x = x
         self.patches, self.size = _read_once(x, _geometry(module), lambda: unfolded(x, module))
         self.shift = 1.0
-        self.shape = (len(x), module.out_channels, *self.size)
-        self.out = x.new_empty(len(x), prod(self.size), module.out_channels)
+        channels = len(module.weight)
+        self.shape = (len(x), channels, *self.size)
+        self.out = x.new_empty(len(x), prod(self.size), channels)
 
     def sum_up(self, mix: Tensor) -> None:
         """Compute only the sum over samples and positions, weighted by `mix`, for the price of one position.
@@ -109,7 +118,7 @@ class ConvRun:
 
     def band(self, lo: int, hi: int, rows: Tensor) -> None:
         """Compute output channels `lo` to `hi` with these `rows` of the kernel, float64."""
-        per_group = self.module.out_channels // self.groups
+        per_group = len(self.module.weight) // self.groups
         flat = rows.reshape(hi - lo, -1)
         if lo % per_group == 0 and hi % per_group == 0 and self.groups > 1:
             first, last = lo // per_group, hi // per_group
@@ -142,7 +151,7 @@ class LinearRun:
     def __init__(self, module: Any, x: Tensor) -> None:
         self.x = x
         self.shift = 1.0
-        self.shape = (*x.shape[:-1], module.out_features)
+        self.shape = (*x.shape[:-1], len(module.weight))
         self.out = x.new_empty(self.shape)
 
     def sum_up(self, mix: Tensor) -> None:

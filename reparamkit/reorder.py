@@ -57,7 +57,7 @@ class Reorderer:
         return flow, chosen
 
     def _wanted(self, frame: Frame, flow: Flow, chosen: Choice) -> list[Reordering]:
-        if frame.picked or (frame.path == flow.path and (flow.ways or flow.unknown)):
+        if frame.picked or (frame.path == flow.path and flow.several):
             return []  # other ways through the same forward would be left as they are
         return [change for find in self.finders for change in find(frame, flow, chosen)]
 

@@ -58,7 +58,8 @@ def with_spread_norms(flow: Flow, chosen: Choice, choose: Callable[[], Choice], 
         refused = {s.norm: refusal for s in spreads if (refusal := _refused(s, better, policy))}
         if not refused:
             refusals = better.refusals | failed | _explained(norms, better, failed)
-            return replace(better, refusals=refusals, opens=any(_is_source(norm, better) for norm in norms))
+            opens = better.opens or any(_is_source(norm, better) for norm in norms)
+            return replace(better, refusals=refusals, opens=opens)
         failed |= refused
         for made in reversed(spreads):
             made.undo(flow)

@@ -188,3 +188,32 @@ def test_kernels_that_another_forward_reads_stay(reads: Any, left: str, cast: bo
     converted, report = convert(model, (2, 4, 6, 6))
     assert left in codes(report) if left else len(report.merged) == 1
     assert hasattr(converted.block, "wide") is bool(left)
+
+
+class Acted(nn.Module):
+    """Branches in a list that may hold more than they use, and what is done with their sum."""
+
+    def __init__(self, act: nn.Module, spare: int = 0) -> None:
+        super().__init__()
+        kernels = (3, 1, *(1,) * spare)
+        self.branches = nn.ModuleList(nn.Conv2d(4, 4, k, padding=k // 2) for k in kernels)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.act(self.branches[0](x) + self.branches[1](x)))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_blocks_that_are_alike_but_for_what_a_child_does_are_written_each_for_itself(swapped: bool) -> None:
+    acts = [nn.Sequential(nn.Identity()), nn.Sequential(nn.ReLU())]
+    model = seq(*(Acted(act) for act in (acts[::-1] if swapped else acts)))
+    _, report = convert(model, (2, 4, 6, 6))
+    assert len(report.merged) == 2
+
+
+def test_a_layer_that_only_one_of_two_blocks_that_are_alike_has_stays() -> None:
+    blocks = [Acted(nn.ReLU()), Acted(nn.ReLU(), spare=1)]
+    converted, report = convert(Fn(lambda m, x: m.b(m.a(x)), a=blocks[0], b=blocks[1]), (2, 4, 6, 6))
+    assert len(report.merged) == 2
+    assert not hasattr(converted.a, "branches")
+    assert "2" in dict(converted.b.branches.named_children())

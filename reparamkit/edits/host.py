@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from reparamkit.edits.edit import Edit
 from reparamkit.edits.rewrite import rewrite_for
+from reparamkit.edits.shapes import resized
 from reparamkit.edits.swap import restored, swap_for
 from reparamkit.edits.ways import other_way, written_for_one
 from reparamkit.errors import Refusal
+from reparamkit.paths import holders, within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from reparamkit.decide import Candidate
     from reparamkit.flow import Flow, Value
@@ -27,9 +29,12 @@ def host(candidate: Candidate, flow: Flow, survey: Survey, gone: frozenset[Value
         survey: of the model.
         gone: values that other edits do away with.
     """
+    switched = _switched(candidate)
+    if switched is not None:
+        return switched
     swap = restored(candidate, flow, survey) or swap_for(candidate, flow, survey)
-    if swap is not None:
-        return _checked(swap.aside, flow) or other_way(candidate, flow, swap.anchor) or swap
+    if swap is not None and resized(swap) is None:
+        return _lost(swap.touched, candidate, flow) or other_way(candidate, flow, swap.anchor) or swap
     if any(v.share is not None for v in candidate.values):
         return Refusal("RK304", "a norm goes into several layers only where all are modules", candidate.target.where)
     if candidate.source.unstable is not None:
@@ -37,7 +42,7 @@ def host(candidate: Candidate, flow: Flow, survey: Survey, gone: frozenset[Value
     rewrite = rewrite_for(candidate, flow, survey, gone)
     if isinstance(rewrite, Refusal):
         return rewrite
-    refusal = _checked([v.path for v in candidate.values if v.path != rewrite.path], flow)
+    refusal = _lost([v.path for v in candidate.values if v.path != rewrite.path], candidate, flow) or resized(rewrite)
     if refusal is not None:
         return refusal
     # The outermost forward may insist on a plain call: its caller reads the error. Inside, what worked must work.
@@ -47,10 +52,22 @@ def host(candidate: Candidate, flow: Flow, survey: Survey, gone: frozenset[Value
     return other_way(candidate, flow) or written_for_one(rewrite.path, flow, candidate.target.where) or rewrite
 
 
-def _checked(gone: Iterable[str], flow: Flow) -> Refusal | None:
-    """A refusal when one of the forwards that would go raises for some inputs."""
-    for path in dict.fromkeys(gone):
-        frame = flow.frames.get(path)
-        if frame is not None and frame.traced.guarded:
+def _switched(candidate: Candidate) -> Refusal | None:
+    """A refusal when a part of the region drops the gradients that another part records, or the like."""
+    modes = {value.under for value in candidate.values}
+    if len(modes) == 1:
+        return None
+    return Refusal("RK307", f"part of it runs under {max(modes)}", candidate.target.where)
+
+
+def _lost(gone: Sequence[str], candidate: Candidate, flow: Flow) -> Refusal | None:
+    """A refusal when one of the forwards that would go with the modules `gone` does more than compute."""
+    holding = {path for value in candidate.values for path in (value.path, *holders(value.path))}
+    for path in sorted(holding & flow.frames.keys()):
+        traced = flow.frames[path].traced
+        if not (traced.guarded or traced.switches) or not within(path, gone):
+            continue
+        if traced.guarded:
             return Refusal("RK604", "the forward raises for some inputs; merging it would lose that", path)
+        return Refusal("RK307", f"part of it runs under {traced.switches}; merging it would lose that", path)
     return None

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import nn
+
 from reparamkit.edits.edit import Rewrite
 from reparamkit.edits.emit import Emitted, Merge, emit, removed_by
 from reparamkit.edits.splice import is_free, new_name
 from reparamkit.errors import Refusal
-from reparamkit.flow import Frame
+from reparamkit.flow import Frame, Value
 from reparamkit.paths import within
 from reparamkit.planned import Planned
 from reparamkit.recipe import Block
@@ -35,10 +37,24 @@ class Written:
     def code(self, frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
         """Blocks that are alike were traced once; the code that merges the same nodes is written once."""
         ends = [(frame.node_of(m.source), frame.node_of(m.target), m.name) for m in merged]
-        key = (id(frame.traced), type(frame.module), tuple(ends))
+        key = (id(frame.traced), type(frame.module), tuple(ends), _held(frame, merged), _outline(frame.module))
         if key not in self._known:
             self._known[key] = emit(frame, merged)
         return self._known[key]
+
+
+def _held(frame: Frame, merged: Sequence[Merge]) -> tuple[Any, ...]:
+    """Of each node, where its value was made and what becomes of it: a child may hand on what its like changes."""
+    inside = set[Value]().union(*(m.inside for m in merged))
+    return tuple(
+        (frame.node_of(value), value in inside, value.mutates, node in frame.busy)
+        for node, value in frame.values.items()
+    )
+
+
+def _outline(module: nn.Module) -> tuple[Any, ...]:
+    """What there is below a module, looked at or not."""
+    return tuple((path, len(m._parameters), len(m._buffers)) for path, m in module.named_modules())
 
 
 def name_and_write(edits: Sequence[Planned], scopes: dict[str, Block]) -> Written:

@@ -80,7 +80,7 @@ def unwritable(frame: Frame) -> Refusal | None:
         )
     if frame.traced.switches:
         reason = f"part of the forward runs under {frame.traced.switches}; rewriting would lose that"
-        return Refusal("RK604", reason, frame.path)
+        return Refusal("RK307", reason, frame.path)
     return None
 
 
@@ -158,7 +158,15 @@ def _lost(frame: Frame, candidate: Candidate) -> Refusal | None:
     for node, value in frame.values.items():
         if not value.meta or not any(v in inside for v in value.inputs):
             continue
-        read = [frame.values[user] for user in node.users if user in frame.values]
-        if any(not (user.meta or user in candidate.values) for user in read):
+        if any(frame.values.get(reader) not in candidate.values for reader in _last_readers(node, frame)):
             return Refusal("RK305", f"{node.name} asks for the shape of {value.inputs[0].where}", frame.path)
     return None
+
+
+def _last_readers(node: fx.Node, frame: Frame) -> set[fx.Node]:
+    """The nodes that read what is computed from a shape, however many steps later."""
+    found: set[fx.Node] = set()
+    for user in node.users:
+        value = frame.values.get(user)
+        found |= _last_readers(user, frame) if value is not None and value.meta else {user}
+    return found

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from reparamkit.edits.region import region
+from reparamkit.edits.shapes import asks, keeps_sizes
 from reparamkit.errors import Refusal
 from reparamkit.paths import below
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reparamkit.decide import Candidate
     from reparamkit.flow import Flow, Value
 
@@ -46,7 +49,7 @@ def written_for_one(path: str, flow: Flow, where: str) -> Refusal | None:
 
 
 def _forks(flow: Flow) -> bool:
-    return bool(flow.ways or flow.unknown or not flow.main)
+    return flow.several or not flow.main
 
 
 def _inside_a_child(candidate: Candidate, flow: Flow) -> bool:
@@ -101,7 +104,14 @@ def _breaks(steps: list[Any], way: Flow, in_place: bool) -> bool:
         value = value.source
     if value is None or (value.unstable is not None and not in_place):
         return True
-    return isinstance(region(value, taken[steps[-1]]), Refusal)
+    values = region(value, taken[steps[-1]])
+    return isinstance(values, Refusal) or _resizes(values, in_place)
+
+
+def _resizes(values: Sequence[Value], in_place: bool) -> bool:
+    """Whether somebody asks for a shape in the region that may be another one; the first step may take the operator."""
+    asked = any(asks(user) for value in values[:-1] for user in value.users)
+    return asked and not all(keeps_sizes(value, cancels=True) for value in values[in_place:])
 
 
 def _holds(value: Value, steps: list[Any]) -> bool:

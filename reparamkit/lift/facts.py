@@ -86,8 +86,7 @@ def rank_of_call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ran
         axes = args[1] if len(args) == 2 else args[1:]
         return len(axes) if isinstance(axes, (list, tuple)) and axes else None
     if name in ("view", "reshape"):
-        sizes = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
-        return len(sizes) if sizes else None
+        return _listed(args[1:])
     if name in ("reshape_as", "view_as"):
         return ranks[-1] if ranks else None
     if name in ("norm", "std", "var") and kwargs.get("keepdim") is True:
@@ -131,6 +130,14 @@ def keeps_channels(node: fx.Node, user: fx.Node) -> bool:
 def is_pooling(module: nn.Module) -> bool:
     """Whether it is one of torch's poolings, which return one tensor."""
     return type(module).__module__ == "torch.nn.modules.pooling" and is_tensor_module(module)
+
+
+def _listed(sizes: tuple[Any, ...]) -> int | None:
+    """How many sizes a reshape is given, one by one or in a list; a whole shape that is handed on may have any."""
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        return len(sizes[0]) or None
+    one_by_one = len(sizes) > 1 or all(isinstance(size, int) for size in sizes)
+    return len(sizes) or None if one_by_one else None
 
 
 def _reduced(args: tuple[Any, ...], kwargs: dict[str, Any], rank: int | None) -> int | None:

@@ -31,6 +31,7 @@ from reparamkit.rule import Lift
 from reparamkit.survey import Survey
 from reparamkit.trace.calls import bound, way_of
 from reparamkit.trace.forward import Forked, Traced
+from reparamkit.trace.tracer import UNDER
 
 _MAX_DEPTH = 40
 
@@ -165,6 +166,11 @@ class Lifter:
         assert isinstance(way, Traced)
         inner = self._frame(flow, path, way, {name: frame.values[n] for name, n in given.items()}, depth + 1)
         inner.call, inner.picked = node, way is not traced
+        first, last = inner.span
+        if inner.output is not None and inner.output.index < first < last:
+            frame.busy.add(node)
+        for value in flow.values[first:last] if UNDER in node.meta else ():
+            value.under = _nested(node.meta[UNDER], value.under)
         return inner
 
     def _whichever_way(
@@ -205,6 +211,10 @@ def _opaque(traced: Traced | Forked | Refusal | None, path: str) -> Refusal | No
     if isinstance(traced, Forked):
         return Refusal("RK604", "what its forward does depends on what it is given", path)
     return traced if isinstance(traced, Refusal) else None
+
+
+def _nested(outer: str, inner: str) -> str:
+    return outer if inner in ("", outer) else f"{outer}, {inner}"
 
 
 def _packed(frame: Frame, node: fx.Node, inner: Frame) -> dict[Any, Value] | None:

@@ -8,6 +8,7 @@ from torch import fx
 
 from reparamkit.flow import Flow, Frame, Value
 from reparamkit.operators import Layout
+from reparamkit.trace.tracer import UNDER
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Context:
 
 def new_value(flow: Flow, path: str, node: fx.Node, inputs: list[Value] | None = None) -> Value:
     """The next value of `flow`: that of `node`, in the forward of the module at `path`."""
-    value = Value(path, node, len(flow.values), inputs or [])
+    value = Value(path, node, len(flow.values), inputs or [], under=node.meta.get(UNDER, ""))
     for read in value.inputs:
         read.users.append(value)
     flow.values.append(value)

@@ -47,11 +47,13 @@ def lift_conv(module: Any, context: Context) -> Conv | Refusal:
     refusal = unusable(weight, bias)
     if refusal is not None:
         return refusal
+    # A kernel that took the place of another may be of another size; padding that is no zeros was laid out before.
+    kernel = tuple(weight.shape[2:]) if module.padding_mode == "zeros" else module.kernel_size
     return conv(
         weight,
         bias,
         stride=module.stride,
-        padding=pads_of(module.padding, module.kernel_size, module.dilation),
+        padding=pads_of(module.padding, kernel, module.dilation),
         dilation=module.dilation,
         groups=module.groups,
         padding_mode=module.padding_mode,

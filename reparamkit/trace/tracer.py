@@ -31,6 +31,8 @@ from reparamkit.trace.twin import (
 )
 from reparamkit.trace.watch import Untraceable
 
+UNDER = "reparamkit_under"  # in the meta of a node: the context it was made under, where that is not the caller's
+
 
 class TwinTracer(TracerBase):
     """Records one run of a forward on a twin of its module.
@@ -147,15 +149,15 @@ class TwinTracer(TracerBase):
         return self.ask(f"{_question(proxy.node)} has {name}") == 0
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
-        """A new node; the modes it is made under are watched."""
+        """A new node, with the context it is made under."""
         grad, autocast, depth = ambient()
         if autocast != self.mode[1]:
             raise Untraceable("enters an autocast context")
-        if grad != self.mode[0]:
-            self.switches = self.switches or "no_grad"
-        if depth != self.mode[2]:
-            self.switches = "autocast(enabled=False)"
-        return super().create_node(kind, *args, **kwargs)
+        under = "autocast(enabled=False)" if depth != self.mode[2] else "no_grad" if grad != self.mode[0] else ""
+        node = super().create_node(kind, *args, **kwargs)
+        if under:
+            self.switches = node.meta[UNDER] = under
+        return node
 
     def create_arg(self, a: Any) -> Any:
         """An argument of a node: real tensors by name, no modules."""

@@ -149,7 +149,7 @@ def _rounding(
     wanted, got = ran
     if any(gap(a.outputs, b.outputs) == float("inf") for a, b in zip(wanted, got, strict=True)):
         raise Finding(f"form: the outputs are built differently, or not finite\n{report}")
-    error = weights_gap(converted, report, model, setting)
+    error = weights_gap(converted, report, model, setting, nd)
     if not error <= FACTOR * torch.finfo(setting.dtype).eps:
         raise Finding(f"rounded: weights are {error:.3g} from those of the conversion in float64\n{report}")
     counted["bitwise"] += bool(report.merged) and error == 0

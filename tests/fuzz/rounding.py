@@ -32,9 +32,9 @@ def truth(model: nn.Module, nd: int, dtype: torch.dtype) -> list[Ran]:
     return runs(exact_model(model), doubled(inputs(nd, dtype)))
 
 
-def weights_gap(converted: nn.Module, report: Report, model: nn.Module, setting: Setting) -> float:
+def weights_gap(converted: nn.Module, report: Report, model: nn.Module, setting: Setting, nd: int) -> float:
     """Largest gap to the weights of the conversion in float64, rounded; zero too where that merges otherwise."""
-    options = {**setting.options, "inplace": False}
+    options = {**setting.all_options(inputs(nd)[0][0]), "inplace": False}
     exact, other = reparamkit.apply(exact_model(model), return_report=True, **options)
     if [(m.path, m.kind) for m in report.merged] != [(m.path, m.kind) for m in other.merged]:
         return 0.0

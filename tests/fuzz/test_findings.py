@@ -162,3 +162,119 @@ def test_a_constant_that_is_read_again_is_no_exception() -> None:
     assert isinstance(converted, Unread)
     converted, _ = convert(Fn(lambda m, x: (m.inner(x), x)[1], inner=Unread()))
     assert counts(converted) == (1, 0)
+
+
+def settled(model: nn.Module, **options: Any) -> tuple[nn.Module, Any]:
+    """The conversion under the policy that takes everything; one more finds nothing."""
+    converted, report = convert(model, policy="always", **options)
+    again = reparamkit.apply(converted, policy="always", return_report=True, **options)[1]
+    assert not again.merged, again
+    return converted, report
+
+
+class Ended(nn.Module):
+    """A sum that becomes a layer, and something that none of it can be merged with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.norm(x) + self.conv(x))
+
+
+def test_a_sum_in_a_child_that_became_a_layer_takes_the_scale_in_front_of_it() -> None:
+    converted, report = settled(Fn(lambda m, x: m.block(torch.sigmoid(x) * 2) + x, block=Ended()))
+    assert counts(converted) == (1, 0)
+    assert len(report.merged) == 2
+
+
+def test_a_layer_that_reads_what_is_changed_later_takes_the_sum_behind_it() -> None:
+    def run(m: Any, x: Tensor) -> Any:
+        front = torch.tanh(x)
+        y = m.conv(front)
+        front.clamp_(min=-0.5)
+        return front, y + m.norm(y)
+
+    converted, report = settled(Fn(run, conv=nn.Conv2d(4, 4, 3, padding=1), norm=nn.BatchNorm2d(4)))
+    assert counts(converted) == (1, 0)
+    assert len(report.merged) == 2
+
+
+def test_a_sum_is_added_in_another_order_once_the_forward_goes_one_way() -> None:
+    def run(m: Any, x: Tensor, more: Any = None) -> Any:
+        flipped = x.flip(1)
+        y = x + m.wide(x) if more is None else x
+        return y, flipped + x + m.conv(flipped)
+
+    layers = {"wide": nn.Conv2d(4, 4, 5, padding=2), "conv": nn.Conv2d(4, 4, 3, padding=1)}
+    converted, report = settled(Fn(run, **layers))
+    assert len(report.merged) == 2
+    assert converted(torch.ones(1, 4, 3, 3, dtype=torch.float64))[0].shape == (1, 4, 3, 3)
+
+
+def test_a_shape_that_is_read_steps_later_does_not_keep_what_was_merged() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.conv(x) + m.norm(x)
+        return m.last(y) + y.shape[-1] * 2  # type: ignore[no-any-return]
+
+    layers = {"conv": nn.Conv2d(4, 4, 3, padding=1), "norm": nn.BatchNorm2d(4), "last": nn.Conv2d(4, 6, 1)}
+    converted, report = settled(Fn(run, **layers))
+    assert counts(converted) == (2, 0)  # the sum, whose shape is read, and the layer behind it
+    assert "RK305" in codes(report)
+    layers["last"] = nn.Conv2d(4, 4, 1)
+    assert counts(settled(Fn(run, **layers))[0]) == (1, 0)  # it is as large as the sum
+
+
+def test_a_shape_that_nobody_reads_does_not_keep_what_was_merged() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.conv(x) + m.norm(x)
+        y.shape[2] + 1
+        return m.last(y)  # type: ignore[no-any-return]
+
+    layers = {"conv": nn.Conv2d(4, 4, 3, padding=1), "norm": nn.BatchNorm2d(4), "last": nn.Conv2d(4, 4, 1)}
+    assert counts(settled(Fn(run, **layers))[0]) == (1, 0)
+
+
+class Beside(nn.Module):
+    """Hands its input on, and computes something that nobody reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.cat([x, x], 0)
+        return x
+
+
+def test_a_child_that_computes_something_nobody_reads_is_still_called() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = x + m.conv(x)
+        m.beside(y)
+        return m.norm(y)  # type: ignore[no-any-return]
+
+    layers = {"conv": nn.Conv2d(4, 4, 3, padding=1), "beside": Beside(), "norm": nn.BatchNorm2d(4)}
+    converted, _ = settled(Fn(run, **layers))
+    assert isinstance(converted.beside, Beside)
+    assert counts(converted) == (1, 1)
+
+
+def test_a_reshape_to_a_whole_shape_tells_no_number_of_axes() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = torch.sigmoid(x).view(x.size(0), -1).view(x.shape)
+        return torch.tanh(m.linear(m.norm(y).flatten(2).transpose(1, 2)))
+
+    converted, report = settled(Fn(run, linear=nn.Linear(4, 4), norm=nn.BatchNorm2d(4)))
+    assert len(report.merged) == 1
+    assert counts(converted)[1] == 0
+
+
+def test_a_kernel_of_another_size_than_the_layer_says() -> None:
+    for padding, mode in ((1, "zeros"), ("same", "zeros"), ("same", "circular"), (0, "zeros")):
+        layer = nn.Conv2d(4, 4, 3, padding=padding, padding_mode=mode)
+        layer.weight = nn.Parameter(torch.randn(6, 4, 5, 1))
+        layer.bias = nn.Parameter(torch.randn(6))
+        converted, report = settled(nn.Sequential(layer, nn.BatchNorm2d(6)))
+        assert counts(converted) == (1, 0)
+        assert not report.refused
+    linear = nn.Linear(4, 4)
+    linear.weight, linear.bias = nn.Parameter(torch.randn(6, 5)), None
+    model = nn.Sequential(linear, nn.BatchNorm1d(6))
+    assert len(convert(model, (3, 5), example_inputs=torch.ones(3, 5, dtype=torch.float64))[1].merged) == 1
