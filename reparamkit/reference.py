@@ -10,7 +10,7 @@ import copy
 import operator
 from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -45,39 +45,65 @@ def _read_once(x: Tensor, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:
     return made
 
 
-def _geometry(module: Any) -> tuple[Any, ...]:
-    pads = (module.padding == "valid", tuple(module._reversed_padding_repeated_twice), module.padding_mode)
-    return (module.kernel_size, module.stride, module.dilation, module.groups, pads)
+class Geometry(NamedTuple):
+    """What the forward of a convolution takes besides its numbers; attributes may have been assigned since it was built.
+
+    Attributes:
+        kernel: size of the kernel that there is.
+        stride: of each axis.
+        dilation: of each axis.
+        groups: of channels.
+        pads: as `F.pad` takes them.
+        mode: of padding, likewise.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    pads: tuple[int, ...]
+    mode: str
 
 
-def unfolded(x: Tensor, module: Any) -> tuple[Tensor, tuple[int, ...]]:
+def _geometry(module: Any) -> Geometry:
+    kernel = tuple(module.weight.shape[2:])
+    stride, dilation = (_each(value, len(kernel)) for value in (module.stride, module.dilation))
+    if module.padding_mode != "zeros":
+        pads, mode = tuple(module._reversed_padding_repeated_twice), module.padding_mode
+        return Geometry(kernel, stride, dilation, module.groups, pads, mode)
+    if module.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        ends = [(t // 2, t - t // 2) for t in totals]
+    else:
+        ends = [(p, p) for p in _each(0 if module.padding == "valid" else module.padding, len(kernel))]
+    pads = tuple(p for pair in reversed(ends) for p in pair)
+    return Geometry(kernel, stride, dilation, module.groups, pads, "constant")
+
+
+def _each(value: Any, nd: int) -> tuple[int, ...]:
+    return (value,) * nd if isinstance(value, int) else (*value,) * (nd // len(value))
+
+
+def unfolded(x: Tensor, g: Geometry) -> tuple[Tensor, tuple[int, ...]]:
     """Patches of `x` as ``[N, groups, positions, in_channels / groups * taps]``, and the size of the result."""
-    nd, groups = len(module.kernel_size), module.groups
-    x = _padded(x, module, nd)
+    x = (F.pad(x, g.pads, mode=g.mode) if any(g.pads) else x).contiguous()
     out = tuple(
         (size - d * (k - 1) - 1) // s + 1
-        for size, k, s, d in zip(x.shape[2:], module.kernel_size, module.stride, module.dilation, strict=True)
+        for size, k, s, d in zip(x.shape[2:], g.kernel, g.stride, g.dilation, strict=True)
     )
     n, c = x.shape[:2]
     batch, channel, *axes = x.stride()
     view = x.as_strided(
-        (n, groups, *out, c // groups, *module.kernel_size),
+        (n, g.groups, *out, c // g.groups, *g.kernel),
         (
             batch,
-            channel * (c // groups),
-            *(st * s for st, s in zip(axes, module.stride, strict=True)),
+            channel * (c // g.groups),
+            *(st * s for st, s in zip(axes, g.stride, strict=True)),
             channel,
-            *(st * d for st, d in zip(axes, module.dilation, strict=True)),
+            *(st * d for st, d in zip(axes, g.dilation, strict=True)),
         ),
     )
-    return view.reshape(n, groups, prod(out), c // groups * prod(module.kernel_size)), out
-
-
-def _padded(x: Tensor, module: Any, nd: int) -> Tensor:
-    if module.padding == "valid" or not any(module._reversed_padding_repeated_twice):
-        return x.contiguous()
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return F.pad(x, module._reversed_padding_repeated_twice, mode=mode).contiguous()
+    return view.reshape(n, g.groups, prod(out), c // g.groups * prod(g.kernel)), out
 
 
 class ConvRun:
@@ -91,10 +117,11 @@ class ConvRun:
         self.module = module
         self.groups = module.groups
         self.x = x
-        self.patches, self.size = _read_once(x, _geometry(module), lambda: unfolded(x, module))
+        geometry = _geometry(module)
+        self.patches, self.size = _read_once(x, geometry, lambda: unfolded(x, geometry))
         self.shift = 1.0
-        self.shape = (len(x), module.out_channels, *self.size)
-        self.out = x.new_empty(len(x), prod(self.size), module.out_channels)
+        self.shape = (len(x), len(module.weight), *self.size)
+        self.out = x.new_empty(len(x), prod(self.size), len(module.weight))
 
     def sum_up(self, mix: Tensor) -> None:
         """Compute only the sum over samples and positions, weighted by `mix`, for the price of one position.
@@ -109,7 +136,7 @@ class ConvRun:
 
     def band(self, lo: int, hi: int, rows: Tensor) -> None:
         """Compute output channels `lo` to `hi` with these `rows` of the kernel, float64."""
-        per_group = self.module.out_channels // self.groups
+        per_group = len(self.module.weight) // self.groups
         flat = rows.reshape(hi - lo, -1)
         if lo % per_group == 0 and hi % per_group == 0 and self.groups > 1:
             first, last = lo // per_group, hi // per_group
@@ -142,7 +169,7 @@ class LinearRun:
     def __init__(self, module: Any, x: Tensor) -> None:
         self.x = x
         self.shift = 1.0
-        self.shape = (*x.shape[:-1], module.out_features)
+        self.shape = (*x.shape[:-1], len(module.weight))
         self.out = x.new_empty(self.shape)
 
     def sum_up(self, mix: Tensor) -> None:
