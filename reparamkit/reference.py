@@ -10,7 +10,7 @@ import copy
 import operator
 from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -45,47 +45,65 @@ def _read_once(x: Tensor, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:
     return made
 
 
-def _geometry(module: Any) -> tuple[Any, ...]:
-    kernel = module.weight.shape[2:]
-    pads = (module.padding, tuple(module._reversed_padding_repeated_twice), module.padding_mode)
-    return (kernel, module.stride, module.dilation, module.groups, pads)
+class Geometry(NamedTuple):
+    """What the forward of a convolution takes besides its numbers; attributes may have been assigned since it was built.
 
-
-def unfolded(x: Tensor, module: Any) -> tuple[Tensor, tuple[int, ...]]:
-    """Patches of `x` as ``[N, groups, positions, in_channels / groups * taps]``, and the size of the result.
-
-    The kernel itself says how large it is; the module's ``kernel_size`` may be that of one it had before.
+    Attributes:
+        kernel: size of the kernel that there is.
+        stride: of each axis.
+        dilation: of each axis.
+        groups: of channels.
+        pads: as `F.pad` takes them.
+        mode: of padding, likewise.
     """
-    kernel, groups = tuple(module.weight.shape[2:]), module.groups
-    x = _padded(x, module, kernel)
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    pads: tuple[int, ...]
+    mode: str
+
+
+def _geometry(module: Any) -> Geometry:
+    kernel = tuple(module.weight.shape[2:])
+    stride, dilation = (_each(value, len(kernel)) for value in (module.stride, module.dilation))
+    if module.padding_mode != "zeros":
+        pads, mode = tuple(module._reversed_padding_repeated_twice), module.padding_mode
+        return Geometry(kernel, stride, dilation, module.groups, pads, mode)
+    if module.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        ends = [(t // 2, t - t // 2) for t in totals]
+    else:
+        ends = [(p, p) for p in _each(0 if module.padding == "valid" else module.padding, len(kernel))]
+    pads = tuple(p for pair in reversed(ends) for p in pair)
+    return Geometry(kernel, stride, dilation, module.groups, pads, "constant")
+
+
+def _each(value: Any, nd: int) -> tuple[int, ...]:
+    return (value,) * nd if isinstance(value, int) else (*value,) * (nd // len(value))
+
+
+def unfolded(x: Tensor, g: Geometry) -> tuple[Tensor, tuple[int, ...]]:
+    """Patches of `x` as ``[N, groups, positions, in_channels / groups * taps]``, and the size of the result."""
+    x = (F.pad(x, g.pads, mode=g.mode) if any(g.pads) else x).contiguous()
     out = tuple(
         (size - d * (k - 1) - 1) // s + 1
-        for size, k, s, d in zip(x.shape[2:], kernel, module.stride, module.dilation, strict=True)
+        for size, k, s, d in zip(x.shape[2:], g.kernel, g.stride, g.dilation, strict=True)
     )
     n, c = x.shape[:2]
     batch, channel, *axes = x.stride()
     view = x.as_strided(
-        (n, groups, *out, c // groups, *kernel),
+        (n, g.groups, *out, c // g.groups, *g.kernel),
         (
             batch,
-            channel * (c // groups),
-            *(st * s for st, s in zip(axes, module.stride, strict=True)),
+            channel * (c // g.groups),
+            *(st * s for st, s in zip(axes, g.stride, strict=True)),
             channel,
-            *(st * d for st, d in zip(axes, module.dilation, strict=True)),
+            *(st * d for st, d in zip(axes, g.dilation, strict=True)),
         ),
     )
-    return view.reshape(n, groups, prod(out), c // groups * prod(kernel)), out
-
-
-def _padded(x: Tensor, module: Any, kernel: tuple[int, ...]) -> Tensor:
-    pads = list(module._reversed_padding_repeated_twice)
-    if module.padding == "same" and module.padding_mode == "zeros":
-        totals = [d * (k - 1) for d, k in zip(module.dilation, kernel, strict=True)][::-1]
-        pads = [side for total in totals for side in (total // 2, total - total // 2)]
-    if module.padding == "valid" or not any(pads):
-        return x.contiguous()
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return F.pad(x, pads, mode=mode).contiguous()
+    return view.reshape(n, g.groups, prod(out), c // g.groups * prod(g.kernel)), out
 
 
 class ConvRun:
@@ -99,11 +117,11 @@ class ConvRun:
         self.module = module
         self.groups = module.groups
         self.x = x
-        self.patches, self.size = _read_once(x, _geometry(module), lambda: unfolded(x, module))
+        geometry = _geometry(module)
+        self.patches, self.size = _read_once(x, geometry, lambda: unfolded(x, geometry))
         self.shift = 1.0
-        channels = len(module.weight)
-        self.shape = (len(x), channels, *self.size)
-        self.out = x.new_empty(len(x), prod(self.size), channels)
+        self.shape = (len(x), len(module.weight), *self.size)
+        self.out = x.new_empty(len(x), prod(self.size), len(module.weight))
 
     def sum_up(self, mix: Tensor) -> None:
         """Compute only the sum over samples and positions, weighted by `mix`, for the price of one position.

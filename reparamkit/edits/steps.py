@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -17,6 +18,7 @@ from reparamkit.paths import below, holders
 from reparamkit.plan import Plan
 from reparamkit.planned import Planned
 from reparamkit.prove import Proven
+from reparamkit.rules.conv import geometry_of
 from reparamkit.standin import settled
 
 
@@ -72,28 +74,22 @@ def _quiet(made: Plan, steps: Steps) -> tuple[str, ...]:
     return tuple(sorted(p for p in around - gone if would_fold_again(made.survey.modules[p].__class__)))
 
 
-_GEOMETRY = (
-    "in_channels",
-    "out_channels",
-    "in_features",
-    "out_features",
-    "kernel_size",
-    "stride",
-    "dilation",
-    "groups",
-)
-
-
 def _same_geometry(old: nn.Module, new: nn.Module) -> bool:
     """Whether the old module can simply take the new weights."""
     if not isinstance(old, type(new)) or hasattr(old, "parametrizations"):
         return False
-    if any(getattr(old, name, None) != getattr(new, name, None) for name in _GEOMETRY):
-        return False
-    pads = "_reversed_padding_repeated_twice"
-    mode = getattr(old, "padding_mode", None)
-    if list(getattr(old, pads, ())) != list(getattr(new, pads, ())):
-        return False
-    if getattr(old, "output_padding", None) != getattr(new, "output_padding", None):
-        return False
-    return mode == getattr(new, "padding_mode", None) or not any(getattr(old, pads, ()))
+    return _geometry(old) == _geometry(new)
+
+
+def _geometry(module: Any) -> tuple[Any, ...]:
+    """All that a forward of torch's takes besides the numbers."""
+    shape = module.weight.shape
+    if isinstance(module, _CONVS):
+        stride, pads, dilation = geometry_of(module)
+        mode = module.padding_mode if any(map(any, pads)) else "zeros"
+        return shape, stride, pads, dilation, module.groups, mode
+    names = ("stride", "padding", "output_padding", "dilation", "groups")
+    return shape, *(getattr(module, name, None) for name in names)
+
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -41,20 +41,33 @@ def each(value: Any, nd: int) -> tuple[int, ...]:
     return tuple(value) * (nd if len(value) == 1 else 1)
 
 
+def geometry_of(module: Any) -> tuple[tuple[int, ...], Pads, tuple[int, ...]]:
+    """Stride, padding and dilation of an `nn.ConvNd` as its forward takes them.
+
+    Attributes may have been assigned since it was built, so the kernel's size is the weight's; and what a padding
+    mode other than zeros pads with is what it was built with.
+    """
+    kernel = tuple(module.weight.shape[2:])
+    stride, dilation = (each(value, len(kernel)) for value in (module.stride, module.dilation))
+    if module.padding_mode == "zeros":
+        return stride, pads_of(module.padding, kernel, dilation), dilation
+    ends = module._reversed_padding_repeated_twice
+    return stride, tuple(zip(ends[-2::-2], ends[::-2], strict=True)), dilation
+
+
 def lift_conv(module: Any, context: Context) -> Conv | Refusal:
     """`nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`."""
     weight, bias = module.weight, module.bias
     refusal = unusable(weight, bias)
     if refusal is not None:
         return refusal
-    # A kernel that took the place of another may be of another size; padding that is no zeros was laid out before.
-    kernel = tuple(weight.shape[2:]) if module.padding_mode == "zeros" else module.kernel_size
+    stride, padding, dilation = geometry_of(module)
     return conv(
         weight,
         bias,
-        stride=module.stride,
-        padding=pads_of(module.padding, kernel, module.dilation),
-        dilation=module.dilation,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
         groups=module.groups,
         padding_mode=module.padding_mode,
     )
@@ -66,14 +79,15 @@ def lift_conv_transpose(module: Any, context: Context) -> ConvTranspose | Refusa
     refusal = unusable(weight, bias)
     if refusal is not None:
         return refusal
+    nd = weight.ndim - 2
     return conv_transpose(
         weight.detach(),
         None if bias is None else vector(bias),
         module.groups,
-        stride=module.stride,
-        padding=module.padding,
-        output_padding=module.output_padding,
-        dilation=module.dilation,
+        stride=each(module.stride, nd),
+        padding=each(module.padding, nd),
+        output_padding=each(module.output_padding, nd),
+        dilation=each(module.dilation, nd),
     )
 
 
