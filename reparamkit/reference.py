@@ -46,7 +46,7 @@ def _read_once(x: Tensor, key: tuple[Any, ...], read: Callable[[], Any]) -> Any:
 
 
 class Geometry(NamedTuple):
-    """What the forward of a convolution takes besides its numbers; attributes may have been assigned since it was built.
+    """What the forward of a convolution takes besides its numbers; attributes may have changed since it was built.
 
     Attributes:
         kernel: size of the kernel that there is.
