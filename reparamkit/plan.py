@@ -204,14 +204,24 @@ def _benches(plan: Plan, flow: Flow) -> Benches | None:
     return None if plan.clock is None else benches_of(flow, plan.survey)
 
 
+_TRIES = 4
+
+
 def _chosen(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> Choice:
-    """What is merged in a flow. A constant that the first choice does away with stops no other merge of its forward."""
-    choice = _choose(plan, flow, algebra, scopes)
-    gone = choice.written_anew
-    if not gone or not any(frame.traced.constants for frame in flow.frames.values()):
-        return choice
-    wider = _choose(plan, flow, algebra, scopes, gone)
-    return choice if wider.freezes else wider
+    """What is merged in a flow.
+
+    A forward that is written anew must not need a constant computed from parameters (``softmax(alpha)``): it would
+    be frozen. Each merge alone leaves it to the others, so first all are taken to be made, and then those that were.
+    """
+    if not any(frame.traced.constants for frame in flow.frames.values()):
+        return _choose(plan, flow, algebra, scopes)
+    gone = frozenset(flow.values)
+    for _ in range(_TRIES):
+        choice = _choose(plan, flow, algebra, scopes, gone)
+        if not choice.freezes:
+            return choice
+        gone = choice.written_anew
+    return _choose(plan, flow, algebra, scopes)
 
 
 def _plan_flow(plan: Plan, flow: Flow, lifter: Lifter, scopes: dict[str, Block]) -> Choice:
