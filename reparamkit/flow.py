@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reparamkit.cost import Cost
     from reparamkit.errors import Refusal
     from reparamkit.merge import Term
+    from reparamkit.operators import Scale
     from reparamkit.rule import Split, Tail
     from reparamkit.trace.forward import Traced
 
@@ -111,7 +112,7 @@ class Value:
     rank: int | None = None
     source: Value | None = None
     term: Term | None = None
-    terms: tuple[tuple[float, Value], ...] = ()
+    terms: tuple[tuple[float | Scale, Value], ...] = ()
     stacks: tuple[Value, ...] = ()
     stack_dim: int | None = None
     stacked: Stacked | None = None
@@ -243,6 +244,13 @@ class Flow:
     def several(self) -> bool:
         """Whether there are other ways, or may be."""
         return bool(self.ways or self.unknown)
+
+    def release(self) -> None:
+        """Forget who reads what: values that point at each other would keep the model until Python looks for cycles."""
+        for value in (*self.values, *self.shares):
+            value.users.clear()
+        for way in self.ways:
+            way.release()
 
 
 def mapped(tree: Any, read: Callable[[fx.Node], Any]) -> Any:

@@ -115,12 +115,13 @@ class Algebra:
             return Refusal("RK801", rule.rule)
         return self._made(rule.run(outer.op, inner.op), rule.rule, outer, inner)
 
-    def scaled(self, factor: float, term: Term) -> Term | Refusal:
-        """``factor * term(x)``."""
-        if factor == 1:
+    def scaled(self, factor: float | Scale, term: Term) -> Term | Refusal:
+        """``factor * term(x)``, with a number or a factor for each channel."""
+        if not isinstance(factor, Scale):
+            factor = Scale(torch.tensor(factor, dtype=torch.float64, device="cpu"))
+        if factor.is_identity:
             return term
-        scale = torch.tensor(factor, dtype=torch.float64, device="cpu")
-        return self.compose(Term(Scale(scale), frozenset(["core/branch_sum"])), term)
+        return self.compose(Term(factor, frozenset(["core/branch_sum"])), term)
 
     def add(self, a: Term, b: Term) -> Term | Refusal:
         """``a(x) + b(x)``. Laws: commutative, associative, ``add(c . a, c . b) = c . add(a, b)`` for linear c."""

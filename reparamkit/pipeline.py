@@ -183,7 +183,15 @@ def apply(
 
 
 @_quietly
-def carry_out(
+def carry_out(made: Plan, **options: Any) -> nn.Module | tuple[nn.Module, Report]:
+    """Compute, prove and make what a plan says, once; arguments, result and errors as those of `apply`."""
+    try:
+        return _carried_out(made, **options)
+    finally:
+        made.release()
+
+
+def _carried_out(
     made: Plan,
     *,
     inplace: bool,
@@ -193,7 +201,6 @@ def carry_out(
     keep_original: bool,
     return_report: bool,
 ) -> nn.Module | tuple[nn.Module, Report]:
-    """Compute, prove and make what a plan says; arguments, result and errors as those of `apply`."""
     model = made.model
     rtol = _tolerance(made.recipe, verify)
     proven, refused = prove_all(made, rtol)

@@ -57,6 +57,8 @@ class Plan:
         survey: what was found out about the model.
         registry: the rules.
         clock: what was timed, where the policy wants that.
+        flows: all that were looked at.
+        further: plans of the merged model that were made when this one was carried out.
     """
 
     model: nn.Module
@@ -71,6 +73,15 @@ class Plan:
     scopes: list[Scope] = field(default_factory=list)
     clock: Stopwatch | None = None
     opens: bool = False
+    flows: list[Flow] = field(default_factory=list)
+    further: list[Plan] = field(default_factory=list)
+
+    def release(self) -> None:
+        """Let go of the model when the plan was carried out."""
+        for flow in (*self.flows, *(planned.flow for planned in self.edits)):
+            flow.release()
+        for plan in self.further:
+            plan.release()
 
     def __str__(self) -> str:
         lines = [f"after the merges: {pending}" for pending in self.transforms]
@@ -158,6 +169,7 @@ def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Regist
     paths: list[str] = []
     lifter = Lifter(survey, registry, algebra)
     for flow in lifter.flows():
+        plan.flows.append(flow)
         if not within(flow.path, replaced):
             replaced |= _measured(_plan_flow(plan, flow, lifter, by_path))
         paths += flow.frames

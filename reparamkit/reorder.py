@@ -53,6 +53,7 @@ class Reorderer:
             }
             if merged == wanted:
                 return other, better
+            other.release()
             wanted = {path: changes for path, changes in merged.items() if changes}
         return flow, chosen
 

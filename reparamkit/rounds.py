@@ -80,6 +80,7 @@ def make_further(
     latest, again = rounds.proven, made
     while again.opens:
         again = _planned_again(made, model, example_inputs)
+        made.further.append(again)
         latest, refused = prove_all(again, rtol)
         rounds.refused = [*rounds.refused, *refused]
         if not latest:

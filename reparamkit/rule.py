@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from reparamkit.cost import Cost
     from reparamkit.errors import Refusal
     from reparamkit.merge import Like
-    from reparamkit.operators import Operator
+    from reparamkit.operators import Operator, Scale
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class Through:
 
 @dataclass(frozen=True)
 class Sum:
-    """A call that adds its inputs: ``sum(factor * value)``."""
+    """A call that adds its inputs: ``sum(factor * value)``, a factor being a number or a `Scale` without a shift."""
 
-    terms: tuple[tuple[float, Any], ...]
+    terms: tuple[tuple[float | Scale, Any], ...]
 
 
 @dataclass(frozen=True)

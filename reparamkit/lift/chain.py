@@ -47,7 +47,7 @@ def nearest_common(values: list[Value]) -> Value | None:
     return next((v for v in chains[0] if all(v in other for other in others)), None)
 
 
-def sum_term(terms: tuple[tuple[float, Value], ...], algebra: Algebra) -> tuple[Value, Term] | Refusal:
+def sum_term(terms: tuple[tuple[float | Scale, Value], ...], algebra: Algebra) -> tuple[Value, Term] | Refusal:
     """The sum of `terms` as one operator of their nearest common source."""
     source = nearest_common([v for _, v in terms])
     if source is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from reparamkit.rule import Rule
 from reparamkit.rules import (
     averaging,
+    blend,
     border,
     branch_sum,
     concat,
@@ -46,6 +47,7 @@ CORE: tuple[Rule, ...] = (
     *kernel_padding.rules,
     *groups.rules,
     *branch_sum.rules,
+    *blend.rules,
     *concat.rules,
     *pooling.rules,
     *pad.rules,

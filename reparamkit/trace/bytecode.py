@@ -24,6 +24,33 @@ def instructions(code: types.CodeType) -> tuple[dis.Instruction, ...]:
 
 
 @lru_cache(maxsize=4096)
+def _places(code: types.CodeType) -> dict[int, int]:
+    """Which of the instructions stands at an offset."""
+    return {step.offset: place for place, step in enumerate(instructions(code))}
+
+
+def _steps_from(frame: types.FrameType) -> tuple[dis.Instruction, ...]:
+    """What the frame does now, and all that stands behind it."""
+    place = _places(frame.f_code).get(frame.f_lasti)
+    return () if place is None else instructions(frame.f_code)[place:]
+
+
+def unpacks(frame: types.FrameType) -> int | None:
+    """Into how many names the frame is unpacking something, if that is what it does."""
+    steps = _steps_from(frame)
+    return int(steps[0].argval) if steps and steps[0].opname == "UNPACK_SEQUENCE" else None
+
+
+def asserts(frame: types.FrameType) -> bool:
+    """Whether the frame is at an ``assert`` statement, as far as its code tells."""
+    steps = [step for step in _steps_from(frame)[:3] if step.opname != "TO_BOOL"]
+    if len(steps) < 2 or steps[0].opname != "POP_JUMP_IF_TRUE":
+        return False
+    name = steps[1].opname
+    return name == "LOAD_ASSERTION_ERROR" or (name == "LOAD_COMMON_CONSTANT" and steps[1].argval is AssertionError)
+
+
+@lru_cache(maxsize=4096)
 def doubts(code: types.CodeType) -> tuple[str, ...]:
     """What the code does that no trace can hold, with the place."""
     found = [f"compares by identity ({code.co_qualname}, line {line})" for line in _identities(code)]

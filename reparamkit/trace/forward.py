@@ -162,10 +162,13 @@ def _one_way(
 ) -> tuple[Traced | Refusal, bool]:
     """One way through; or why not, and whether a real call that goes this way would raise as well."""
     tracer = TwinTracer(module, log, forks, returned)
-    made, raises = _run(module, storages, tracer, free)
-    if isinstance(made, Refusal):
-        return made, raises
-    left = left_behind(tracer.twins, log)
+    try:
+        made, raises = _run(module, storages, tracer, free)
+        if isinstance(made, Refusal):
+            return made, raises
+        left = left_behind(tracer.twins, log)
+    finally:
+        tracer.release()
     if not left.carried:
         return replace(made, leaves=left.written), False
     unsettled = left.traced or _unsettled(made, left, module, storages, forks, free)
@@ -180,14 +183,17 @@ def _unsettled(
     """An attribute that makes the next call, on what this one left, another one."""
     script = tuple(taken for taken, _ in forks.answers)
     tracer = TwinTracer(module, Log(), Forks(script), returned, left.carried)
-    again, _ = _run(module, storages, tracer, free)
-    if (
-        not isinstance(again, Traced)
-        or str(again.graph) != str(made.graph)
-        or not alike(made.constants, again.constants)
-    ):
-        return next(iter(left.carried))[1]
-    return left.settles(left_behind(tracer.twins, tracer.log))
+    try:
+        again, _ = _run(module, storages, tracer, free)
+        if not isinstance(again, Traced) or not _alike(made, again):
+            return next(iter(left.carried))[1]
+        return left.settles(left_behind(tracer.twins, tracer.log))
+    finally:
+        tracer.release()
+
+
+def _alike(one: Traced, other: Traced) -> bool:
+    return str(one.graph) == str(other.graph) and alike(one.constants, other.constants)
 
 
 def _run(module: nn.Module, storages: frozenset[int], tracer: TwinTracer, free: bool) -> tuple[Traced | Refusal, bool]:

@@ -47,8 +47,6 @@ class TwinTracer(TracerBase):
         broken: why the trace cannot be trusted, though the forward went on.
     """
 
-    trace_asserts = True
-
     def __init__(
         self,
         module: nn.Module,
@@ -73,6 +71,12 @@ class TwinTracer(TracerBase):
         self.mode = ambient()
         self.switches = ""
         self.twins: list[tuple[Any, nn.Module]] = []
+
+    def release(self) -> None:
+        """Let go of the twins: they and their tracer point at each other, and at the tensors of the module."""
+        self.log.symbols.tracer = None
+        self.twins.clear()
+        self.__dict__.pop("module")
 
     def proxy(self, node: fx.Node) -> Proxy:
         """What the forward sees of a node."""

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.fx.proxy import Attribute, Proxy
+from torch.fx.proxy import Attribute, Proxy, assert_fn
 
-from reparamkit.trace.bytecode import asked_kind
+from reparamkit.trace.bytecode import asked_kind, asserts, unpacks
 from reparamkit.trace.reuse import logging_attributes
 from reparamkit.trace.symbols import SymbolicNames
 from reparamkit.trace.watch import Untraceable
@@ -30,6 +30,9 @@ REGISTRIES = ("_parameters", "_buffers")
 SKIPPED = (*REGISTRIES, "_modules")
 _NESTED = frozenset({dict, collections.OrderedDict, list, set, collections.deque, tuple})
 FILLABLE = (dict, collections.OrderedDict, list, set, collections.deque)
+
+
+PARTS = "reparamkit_parts"  # in the meta of a node: into how many names its value was unpacked
 
 
 class _Symbolic(Proxy):
@@ -66,6 +69,20 @@ class _Symbolic(Proxy):
         if count is None:  # `list(x)` asks as well, and goes on without an answer
             raise NoLength("asks for the length of a traced value")
         return int(count)
+
+    def __iter__(self) -> Iterator[Any]:
+        # Not torch's: it keeps its own frame, and with it all that called it, until Python looks for cycles.
+        count = unpacks(sys._getframe(1))
+        if count is None:
+            return self.tracer.iter(self)  # type: ignore[no-any-return]
+        self.node.meta[PARTS] = count
+        return iter([self[index] for index in range(count)])  # type: ignore[index]
+
+    def __bool__(self) -> bool:
+        if asserts(sys._getframe(1)):
+            self.tracer.create_proxy("call_function", assert_fn, (self,), {})
+            return True
+        return self.tracer.to_bool(self)  # type: ignore[no-any-return]
 
     def __contains__(self, item: object) -> bool:
         raise self.tracer.stopped("looks something up in a traced value")

@@ -1,0 +1,98 @@
+"""What a conversion replaced is freed with it: nothing is kept by values that point at each other."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import reparamkit
+from reparamkit.testing import randomize
+from tests import blocks
+
+X = torch.randn(2, 4, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def _no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+class Several(nn.Module):
+    """A branch that is chosen by the size of the input, and a list that is built while running: more than one way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.other = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [self.pair(x)]
+        if x.shape[-1] > 3:
+            found.append(self.other(x))
+        return torch.stack(found).sum(0).relu()
+
+
+def model() -> nn.Module:
+    return randomize(nn.Sequential(blocks.RepVGGBlock(4, 4), Several(), blocks.RepVGGBlock(4, 4))).eval()
+
+
+def kernels(net: nn.Module) -> list[weakref.ref[nn.Parameter]]:
+    return [
+        weakref.ref(p)
+        for m in net.modules()
+        if isinstance(m, nn.Conv2d)
+        for p in m._parameters.values()
+        if p is not None
+    ]
+
+
+def alive(refs: list[Any]) -> int:
+    return sum(ref() is not None for ref in refs)
+
+
+@pytest.mark.parametrize("options", [{}, {"example_inputs": X}, {"return_report": True}, {"policy": "always"}])
+def test_replaced_kernels_are_freed(options: dict[str, Any]) -> None:
+    net = model()
+    before = kernels(net)
+    kept = reparamkit.apply(net, inplace=True, **options)
+    now = {id(p) for p in net.parameters()}
+    assert alive(before) == sum(id(ref()) in now for ref in before if ref() is not None)
+    assert alive(before) < len(before)
+    del kept
+
+
+def test_the_original_of_a_copy_is_freed() -> None:
+    net = model()
+    before = kernels(net)
+    converted = reparamkit.apply(net)
+    del net
+    assert alive(before) == 0
+    del converted
+
+
+def test_a_plan_that_was_carried_out_on_another_model_keeps_neither() -> None:
+    net, other = model(), model()
+    plan = reparamkit.plan(net)
+    before = kernels(other)
+    converted = plan.apply_to(other)
+    del other
+    assert alive(before) == 0
+    del converted
+
+
+def test_what_undo_needs_is_kept() -> None:
+    net = model()
+    before = kernels(net)
+    _, report = reparamkit.apply(net, inplace=True, keep_original=True, return_report=True)
+    assert alive(before) == len(before)
+    report.undo()
+    assert {id(ref()) for ref in before} <= {id(p) for p in net.parameters()}
