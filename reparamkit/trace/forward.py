@@ -131,6 +131,9 @@ def trace(
         return known  # type: ignore[no-any-return]
     log = Log()
     made = _every_way(module, storages, log, free)
+    if log.stumbled and isinstance(made, Refusal):
+        log = Log(sized=True)
+        made = _every_way(module, storages, log, free)
     if memory is not None and not isinstance(made, Refusal) and not any(way.ran for way in made.graphs):
         memory.keep(module, log, made)
     return made
@@ -168,19 +171,17 @@ def _one_way(
     left = left_behind(tracer.twins, log)
     if not left.carried:
         return replace(made, leaves=left.written), False
-    unsettled = left.traced or _unsettled(made, left, module, storages, forks, free)
+    unsettled = left.traced or _unsettled(made, left, tracer, storages, free)
     if unsettled:
         return Refusal("RK604", f"keeps {unsettled} from one call to the next"), False
     return replace(made, leaves=left.written), False
 
 
-def _unsettled(
-    made: Traced, left: Lasting, module: nn.Module, storages: frozenset[int], forks: Forks, free: bool
-) -> str | None:
+def _unsettled(made: Traced, left: Lasting, first: TwinTracer, storages: frozenset[int], free: bool) -> str | None:
     """An attribute that makes the next call, on what this one left, another one."""
-    script = tuple(taken for taken, _ in forks.answers)
-    tracer = TwinTracer(module, Log(), Forks(script), returned, left.carried)
-    again, _ = _run(module, storages, tracer, free)
+    script = tuple(taken for taken, _ in first.forks.answers)
+    tracer = TwinTracer(first.module, Log(sized=first.log.sized), Forks(script), returned, left.carried)
+    again, _ = _run(first.module, storages, tracer, free)
     if (
         not isinstance(again, Traced)
         or str(again.graph) != str(made.graph)
@@ -203,6 +204,7 @@ def _run(module: nn.Module, storages: frozenset[int], tracer: TwinTracer, free: 
     except RecursionError:
         return Refusal("RK604", "nested too deeply for Python's recursion limit"), False
     except Exception as error:  # whatever a user's forward raises on a proxy is the reason it cannot be traced
+        tracer.log.stumbled |= isinstance(error, TypeError)
         return Refusal("RK604", _reason(error)), not tracer.broken and _raises(error)
     finally:
         changed = symbols.held.restore()
@@ -219,11 +221,11 @@ def _made(tracer: TwinTracer, twin: nn.Module, watch: Watch) -> Traced:
     """What one run left in its tracer."""
     seen, reads = tracer.seen, frozenset(tracer.seen.named)
     stored = frozenset(p.node for t, _ in tracer.twins for v in state_of(t).values() for p in proxies_in(v))
-    constants = {name: tensor.detach() for name, tensor in tracer.constants.items()}
-    write_borders(tracer.graph, constants)
+    constants = {name: tensor.detach().as_subclass(Tensor) for name, tensor in tracer.constants.items()}
+    used = {str(n.target) for n in tracer.graph.nodes if n.op == "get_attr"}
+    write_borders(tracer.graph, constants, seen.named)
     write_shuffles(tracer.graph)
     watch.look_at(tracer.constants.values())
-    used = {str(n.target) for n in tracer.graph.nodes if n.op == "get_attr"}
     idle = {name for name, tensor in seen.named.items() if name not in used and not watch.has_read(tensor)}
     past = watch.past(seen.named.values())
     tracer.log.comparable &= not past

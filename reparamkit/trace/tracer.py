@@ -64,7 +64,7 @@ class TwinTracer(TracerBase):
         self.scope, self.node_name_to_scope = Scope("", None), {}
         self.module_stack = collections.OrderedDict()
         self.constants: dict[str, Tensor] = {}
-        self.seen = Seen()
+        self.seen = Seen(sized=log.sized)
         self.log, self.forks, self.carried = log, forks, carried or {}
         log.symbols.tracer = self
         self.broken = ""
