@@ -7,6 +7,7 @@ It decides which axis a `BatchNorm1d` or a negative index means. Convolutions ar
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,6 +170,28 @@ def makes_tensor(node: fx.Node, called: nn.Module | None) -> bool:
     if home.partition(".")[0] in ("torch", "") and name in _SAME:
         return not node.kwargs.get("return_indices", False)
     return False
+
+
+def surely_tensor(node: fx.Node, returns: Callable[[fx.Node], bool], asked: set[fx.Node] | None = None) -> bool:
+    """Whether a node surely computes one tensor, in a sum or a product because one of its operands is one.
+
+    Args:
+        node: of a traced forward.
+        returns: whether a call of a module surely returns one.
+        asked: nodes that were looked at on the way here.
+    """
+    if node.op == "call_module":
+        return returns(node)
+    if makes_tensor(node, None):
+        return True
+    asked = set() if asked is None else asked
+    asked.add(node)
+    operands = node.all_input_nodes if node.target in _ARITHMETIC else []
+    return any(surely_tensor(n, returns, asked) for n in operands if n not in asked)
+
+
+_NAMES = ("add", "sub", "mul", "truediv", "iadd", "isub", "imul", "itruediv")
+_ARITHMETIC = frozenset(getattr(operator, name) for name in _NAMES)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_list
 
 from reparamkit.errors import Refusal
-from reparamkit.lift.facts import Returned, is_tensor_module, makes_tensor
+from reparamkit.lift.facts import Returned, is_tensor_module, surely_tensor
 from reparamkit.trace.ambient import ambient
 from reparamkit.trace.borders import write_borders
 from reparamkit.trace.forks import Forks, TooManyWays, runs
@@ -265,7 +265,7 @@ def _end_of(graph: fx.Graph, module: nn.Module) -> Returned:
         return Returned()
     if last.op == "call_module":
         return returned(module.get_submodule(str(last.target)))
-    return Returned(tensor=makes_tensor(last, None))
+    return Returned(tensor=surely_tensor(last, lambda n: returned(module.get_submodule(str(n.target))).tensor))
 
 
 _PLAIN_LISTS = (list, tuple, immutable_list)
