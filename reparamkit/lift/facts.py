@@ -23,6 +23,7 @@ _SAME_MODULES = (
     "torch.nn.modules.linear",
     "torch.nn.modules.padding",
     "torch.nn.modules.channelshuffle",
+    "torch.nn.modules.pixelshuffle",
 )
 _SAME = {
     *(
@@ -38,6 +39,7 @@ _SAME = {
         "add sub mul div iadd isub imul truediv itruediv add_ sub_ mul_ div_ relu_ rsub pow rsqrt interpolate linear"
     ).split(),
     *("avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d cat concat concatenate").split(),
+    *"pixel_shuffle pixel_unshuffle channel_shuffle".split(),
     *("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d conv1d conv2d conv3d").split(),
 }
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Scale, Stencil
@@ -37,20 +37,31 @@ def _composed(outer: Any, inner: Any) -> Any:
     return run(outer, inner)
 
 
-def _moved(op: Scale, behind: int | None) -> Scale | Refusal:
-    if op.nd is not None and behind is None:
+def _moved(op: Scale, behind: int | None, move: Callable[[Tensor], Tensor | None]) -> Scale | Refusal:
+    if op.nd is None:
+        return op
+    if behind is None:
         return Refusal("RK310", f"the axis with {op.nd} behind it is not kept by the rearrangement")
-    return op if op.nd is None else Scale(op.scale, op.shift, behind)
+    scale = _each(op.scale, move)
+    shift = None if op.shift is None else _each(op.shift, move)
+    if scale is None or (op.shift is not None and shift is None):
+        return Refusal("RK310", "channels that the rearrangement puts together are scaled by different numbers")
+    return Scale(scale, shift, behind)
+
+
+def _each(values: Tensor, move: Callable[[Tensor], Tensor | None]) -> Tensor | None:
+    """One number for each channel on the other side; one for all of them is that on both sides."""
+    return move(values) if values.ndim else values
 
 
 def back_through(op: Scale, layout: Layout) -> Scale | Refusal:
     """The scale in front of `layout` that is `op` behind it."""
-    return _moved(op, None if op.nd is None else layout.before(op.nd))
+    return _moved(op, None if op.nd is None else layout.before(op.nd), layout.values_before)
 
 
 def forth_through(op: Scale, layout: Layout) -> Scale | Refusal:
     """The scale behind `layout` that is `op` in front of it."""
-    return _moved(op, None if op.nd is None else layout.after(op.nd))
+    return _moved(op, None if op.nd is None else layout.after(op.nd), layout.values_after)
 
 
 def arranged(op: Any, front: Layout | None, back: Layout | None) -> Any:
