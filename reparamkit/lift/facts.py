@@ -40,6 +40,10 @@ _SAME = {
     ).split(),
     *("avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d cat concat concatenate").split(),
     *"pixel_shuffle pixel_unshuffle channel_shuffle".split(),
+    *"square log log2 log10 log1p expm1 erf sin cos tan atan sinh cosh sign round floor ceil trunc reciprocal".split(),
+    *"clip clamp_min clamp_max threshold softsign softmin logsigmoid tanhshrink hardshrink softshrink".split(),
+    *"sigmoid_ tanh_ silu_ clamp_ masked_fill masked_fill_ nan_to_num maximum minimum lerp addcmul".split(),
+    *"gt lt ge le eq ne".split(),
     *("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d conv1d conv2d conv3d").split(),
 }
 
@@ -94,8 +98,10 @@ def rank_of_call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ran
         return ranks[-1] if ranks else None
     if name in ("norm", "std", "var") and kwargs.get("keepdim") is True:
         return ranks[0] if ranks else None
-    if name in ("mean", "sum", "amax"):
+    if name in ("mean", "sum", "amax", "amin", "prod", "logsumexp") or (name in ("std", "var") and len(args) < 3):
         return _reduced(args, kwargs, ranks[0] if ranks else None)
+    if name == "einsum" and args and isinstance(args[0], str):
+        return _written_out(args[0])
     if target is operator.getitem:
         return _indexed(args[1], ranks[0] if ranks else None)
     if name == "unsqueeze":
@@ -149,6 +155,12 @@ def _reduced(args: tuple[Any, ...], kwargs: dict[str, Any], rank: int | None) ->
     if rank is None or dim is None:
         return None
     return rank if keep else rank - (len(dim) if isinstance(dim, (tuple, list)) else 1)
+
+
+def _written_out(equation: str) -> int | None:
+    """Axes of the result of an einsum that names all of them."""
+    _, arrow, made = equation.replace(" ", "").partition("->")
+    return len(made) if arrow and "." not in made else None
 
 
 def _indexed(index: Any, rank: int | None) -> int | None:

@@ -23,6 +23,7 @@ class Layout:
         ones: axes, by how many are behind them afterwards, that have one position then.
         rank: number of axes, where they only change places.
         channels: what happens to the channels, step by step; nothing, as a rule.
+        left: number of axes afterwards, where only this tells.
     """
 
     moves: tuple[tuple[int, int], ...]
@@ -30,6 +31,7 @@ class Layout:
     ones: tuple[int, ...] = ()
     rank: int | None = None
     channels: tuple[Regroup, ...] = ()
+    left: int | None = None
 
     def after(self, behind: int) -> int | None:
         """Axes behind the channels afterwards, for channels with `behind` axes behind them; `None`: not kept."""
