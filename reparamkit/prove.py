@@ -2,7 +2,7 @@
 
 The input is as small as the proof allows: a kernel of three taps padded by one is proven on 2 x 3 positions, where
 every tap meets the input, every border is seen, and one axis is odd, one even. Random numbers come from a
-generator of our own.
+generator of our own. Where a scale went in front of an activation, `crossing.py` proves that it may.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from reparamkit.crossing import crossing_error
 from reparamkit.edits.ends import in_front
 from reparamkit.errors import Refusal, VerificationError
 from reparamkit.lower import lower, numbers
@@ -166,6 +167,7 @@ class _Proof:
                 remember(known, value, run_value(value, flow, known))
                 self.scale = max(self.scale, _largest(known[value]))
         self.want = known[candidate.target]
+        self.crossing = crossing_error(candidate.target, flow, known)
         self.after: _Kept | None = None
         if candidate.arranged:
             self.after = _Kept(edit, flow, dict(known))
@@ -206,7 +208,7 @@ class _Proof:
         if got.shape != self.want.shape:
             return float("inf")
         gap = _largest(got - self.want)
-        return gap / self.scale if self.scale else gap
+        return max(self.crossing, gap / self.scale if self.scale else gap)
 
 
 class _Kept:
