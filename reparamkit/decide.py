@@ -44,7 +44,7 @@ class Candidate:
         term: the operator.
         before: the cost of what it replaces.
         after: the cost of the operator.
-        behind: axes behind the channels of the source, where it is rearranged in front of the operator.
+        front: how the source is rearranged in front of the operator, if it is.
         cancels: axes are rearranged in it, and put back: that can go as well.
     """
 
@@ -54,7 +54,7 @@ class Candidate:
     term: Term
     before: Cost
     after: Cost
-    behind: int | None = None
+    front: Layout | None = None
     cancels: bool = False
 
     @property
@@ -228,10 +228,9 @@ class Chooser:
         for v in values:
             before += self._own_cost(v)
         front = term.op.front if isinstance(term.op, Arranged) else None
-        behind = None if front is None else front.before(made.op.nd or 0)
         after = self._with_job(cost_of(made.op, value.density), made.op, value, source)
         cancels = not isinstance(term.op, Arranged) and any(v.stays for v in values)
-        return Candidate(source, value, values, made, before, after, behind, cancels)
+        return Candidate(source, value, values, made, before, after, front, cancels)
 
     def _too_dear(self, candidate: Candidate) -> Refusal | None:
         return too_dear(self.policy, candidate.before, candidate.after, candidate.target.where)

@@ -176,6 +176,7 @@ def make_plan(model: nn.Module, recipe: Recipe, policy: Policy, registry: Regist
     written = name_and_write(plan.edits, by_path)
     plan.edits, plan.rewrites = written.edits, written.rewrites
     plan.refusals += written.refusals
+    plan.refusals = list(dict.fromkeys(plan.refusals))  # a forward may be met at the call of it and by itself
     plan.transforms = list(_pending(plan, paths, by_path))
     return plan
 

@@ -2,7 +2,7 @@
 
 The input is as small as the proof allows: a kernel of three taps padded by one is proven on 2 x 3 positions, where
 every tap meets the input, every border is seen, and one axis is odd, one even. Random numbers come from a
-generator of our own.
+generator of our own. Where a scale went in front of an activation, `crossing.py` proves that it may.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from reparamkit.crossing import crossing_error
 from reparamkit.edits.ends import in_front
 from reparamkit.errors import Refusal, VerificationError
 from reparamkit.lower import lower, numbers
-from reparamkit.operators import Conv, ConvTranspose
+from reparamkit.operators import Conv, ConvTranspose, Layout
 from reparamkit.reference import ConvRun, LinearRun, remember, run_module, run_value, summed_up
 from reparamkit.samples import Samples
 
@@ -121,10 +122,9 @@ def _inputs(edit: Edit, op: Conv | ConvTranspose, more: int, samples: Samples) -
     """Random inputs that show every tap and border, odd and even."""
     candidate = edit.candidate
     sizes = [_size(op, axis) + more for axis in range(op.nd)]
-    if candidate.behind is not None:
-        rank = candidate.source.rank or candidate.behind + 2
-        shapes = [[max(sizes, default=2 + more) + axis % 2 for axis in range(rank)]]
-        shapes[0][rank - 1 - candidate.behind] = op.in_channels
+    behind = None if candidate.front is None else candidate.front.before(op.nd)
+    if candidate.front is not None and behind is not None:
+        shapes = [_rearranged(candidate.front, behind, candidate.source.rank, op, max(sizes, default=2 + more))]
     elif candidate.arranged and any(v.stays for v in in_front(candidate.source, edit.held[0])):
         # A flatten makes these channels of several axes; how many are on each does not matter to what crosses it.
         shapes = [[2, op.in_channels, *[1] * ((candidate.source.rank or 4) - 2)]]
@@ -133,9 +133,17 @@ def _inputs(edit: Edit, op: Conv | ConvTranspose, more: int, samples: Samples) -
     else:
         shapes = [[1, op.in_channels, *(s + axis % 2 for axis, s in enumerate(sizes))]]
     uneven = len(set(zip(sizes, op.stride, strict=True))) > 1 or any(s > 1 for s in op.stride)
-    if op.nd and candidate.behind is None and uneven and op.macs * prod(s + 1 for s in sizes) < _CHEAP:
+    if op.nd and behind is None and uneven and op.macs * prod(s + 1 for s in sizes) < _CHEAP:
         shapes.append([2, op.in_channels, *(s + 1 - axis % 2 for axis, s in enumerate(sizes))])
     return samples.inputs(shapes, op.weight.device)
+
+
+def _rearranged(front: Layout, behind: int, rank: int | None, op: Conv | ConvTranspose, size: int) -> list[int]:
+    """The shape of an input that has its channels, with `behind` axes behind them, rearranged before `op` reads it."""
+    rank = rank or behind + 2
+    shape = [front.positions * (size + axis % 2) for axis in range(rank)]
+    shape[rank - 1 - behind] = front.count_before(op.in_channels)
+    return shape
 
 
 def _size(op: Conv | ConvTranspose, axis: int) -> int:
@@ -159,6 +167,7 @@ class _Proof:
                 remember(known, value, run_value(value, flow, known))
                 self.scale = max(self.scale, _largest(known[value]))
         self.want = known[candidate.target]
+        self.crossing = crossing_error(candidate.target, flow, known)
         self.after: _Kept | None = None
         if candidate.arranged:
             self.after = _Kept(edit, flow, dict(known))
@@ -199,7 +208,7 @@ class _Proof:
         if got.shape != self.want.shape:
             return float("inf")
         gap = _largest(got - self.want)
-        return gap / self.scale if self.scale else gap
+        return max(self.crossing, gap / self.scale if self.scale else gap)
 
 
 class _Kept:

@@ -108,6 +108,10 @@ class Context(Protocol):
     def ones(self) -> tuple[int, ...]:
         """Axes of it, by how many are behind them, that are known to have one position."""
 
+    @property
+    def channels(self) -> int | None:
+        """Channels of it, where they are the second axis and something in front of it tells."""
+
 
 class Call:
     """A function or method call in a traced forward, its tensor inputs as opaque values.

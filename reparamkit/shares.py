@@ -114,7 +114,7 @@ def _keeps(op: Operator, nd: int | None) -> bool:
     """Whether a scale with `nd` axes behind its channels is the same on both sides of `op`."""
     if nd is None:
         return False
-    return op.after(nd) == nd if isinstance(op, Layout) else averaging.is_average(op)
+    return op.after(nd) == nd and not op.channels if isinstance(op, Layout) else averaging.is_average(op)
 
 
 def _before(spread: Spread, norm: Value, reader: Value) -> bool:

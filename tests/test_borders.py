@@ -207,3 +207,79 @@ def test_uneven_padding_is_merged_where_that_saves_a_branch() -> None:
     merged = reparamkit.apply(model)
     assert_same(model, merged, (2, 4, 6, 7))
     assert counts(merged) == (1, 0)
+
+
+class JoinedStrips(nn.Module):
+    """1x1, strips joined to the two ends of the last axis, a 1x3 that does not pad."""
+
+    def __init__(self, strip: Any, value: Tensor | None = None) -> None:
+        super().__init__()
+        self.first, self.last, self.strip = nn.Conv2d(4, 6, 1), nn.Conv2d(6, 4, (1, 3)), strip
+        self.value = None if value is None else nn.Parameter(value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(torch.cat([self.strip(self, y), y, self.strip(self, y)], 3))
+
+
+def _bias(m: Any) -> Tensor:
+    value: Tensor = m.first.bias.view(1, -1, 1, 1)
+    return value
+
+
+STRIPS: dict[str, Any] = {
+    "expand": lambda m, y: _bias(m).expand(y.size(0), -1, y.size(2), 1),
+    "a list, by shape": lambda m, y: _bias(m).expand([y.shape[0], 6, y.shape[2], 2]),
+    "function": lambda m, y: torch.broadcast_to(_bias(m), (y.shape[0], 6, y.shape[2], 1)),
+    "repeat": lambda m, y: _bias(m).to(y.dtype).repeat(y.size(0), 1, y.size(2), 2),
+    "unpacked": lambda m, y: _unpacked(m, *y.shape[-2:]),
+}
+
+
+def _unpacked(m: Any, high: Any, wide: Any) -> Any:
+    return _bias(m).expand(-1, -1, high, 1)
+
+
+@pytest.mark.parametrize("how", STRIPS)
+def test_strips_of_sizes_of_the_input(how: str) -> None:
+    deploy, _ = convert(JoinedStrips(STRIPS[how]), (1, 4, 7, 7), (1, 4, 8, 5))
+    assert counts(deploy) == (1, 0)
+
+
+FILLED: dict[str, Any] = {
+    "new_zeros": lambda m, y: y.new_zeros(y.size(0), 6, y.size(2), 1),
+    "zeros": lambda m, y: torch.zeros(y.size(0), 6, y.size(2), 1, dtype=y.dtype, device=y.device),
+    "zeros of a parameter": lambda m, y: m.last.weight.new_zeros(y.size(0), 6, y.size(2), 1),
+}
+
+
+@pytest.mark.parametrize("how", FILLED)
+def test_strips_of_zeros_are_padding(how: str) -> None:
+    """Behind a layer without a bias they merge with it, behind one with a bias they do not."""
+    block = JoinedStrips(FILLED[how])
+    assert counts(convert(block, *IMAGES)[0]) == (2, 0)
+    block.first.bias = None
+    assert counts(convert(block, *IMAGES)[0]) == (1, 0)
+
+
+def test_strip_that_is_a_parameter() -> None:
+    """Exact only where it is the bias of the layer in front of it."""
+    block = JoinedStrips(lambda m, y: m.value.expand(y.size(0), -1, y.size(2), 1), torch.ones(1, 6, 1, 1))
+    assert counts(convert(block, *IMAGES)[0]) == (2, 0)
+    block.first.bias.data = block.value.data.flatten()
+    deploy = reparamkit.apply(block)
+    assert_same(block, deploy, *IMAGES)
+    assert counts(deploy) == (1, 0)
+
+
+OTHER: dict[str, Any] = {
+    "another value": lambda m, y: (2 * _bias(m)).expand(y.size(0), -1, y.size(2), 1),
+    "of unknown width": lambda m, y: _bias(m).expand(y.size(0), -1, y.size(2), y.size(3)),
+    "no value a channel": lambda m, y: m.last.weight[:1, :, :, :1].expand(y.size(0), -1, y.size(2), 1) * y[:, :, :, :1],
+}
+
+
+@pytest.mark.parametrize("how", OTHER)
+def test_other_strips_are_left_alone(how: str) -> None:
+    deploy, _ = convert(JoinedStrips(OTHER[how]), *IMAGES)
+    assert counts(deploy) == (2, 0)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from reparamkit.operators import Scale
 from reparamkit.rule import Lift
-from reparamkit.rules import gate, no_op
+from reparamkit.rules import gate, no_op, regroup
 from reparamkit.testing import randomize
 from tests.helpers import Fn, codes, convert, convert_as_is, counts
 
@@ -46,10 +46,10 @@ SHUT: dict[str, tuple[nn.Module, str]] = {
     "pool": (nn.MaxPool2d(3, 1, 1), "max pooling of (3,) taps"),
     "strided pool": (nn.MaxPool2d(1, 2), "max pooling of (1,) taps"),
     "one side": (nn.MaxPool2d((1, 2), 1), "max pooling of (1, 2) taps"),
-    "shuffle": (nn.PixelShuffle(2), "its factor is 2; only at 1 it is the identity"),
-    "unshuffle": (nn.PixelUnshuffle(2), "its factor is 2; only at 1 it is the identity"),
 }
-LIFTS: dict[Any, Any] = {lift.target: lift.run for lift in (*gate.rules, *no_op.rules) if isinstance(lift, Lift)}
+LIFTS: dict[Any, Any] = {
+    lift.target: lift.run for lift in (*gate.rules, *no_op.rules, *regroup.rules) if isinstance(lift, Lift)
+}
 
 
 def between(run: Any, last: int = 4, **children: nn.Module) -> nn.Module:

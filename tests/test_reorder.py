@@ -195,6 +195,35 @@ def test_other_activations_keep_their_scale(act: Any) -> None:
     assert _muls(converted, inputs(IMAGES[0])) == 1
 
 
+@pytest.mark.parametrize("act", [nn.GELU(), nn.ReLU6(), nn.SiLU(), nn.Hardswish(), nn.Softplus(), nn.ELU()], ids=str)
+def test_a_rule_that_is_wrong_about_an_activation_is_found_out(act: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The activation is part of the proof: the convolution with its scale alone would be right."""
+    from reparamkit.rules import homogeneous
+
+    model = _activated(act, Affine(1, 4, 1, 1))
+    monkeypatch.setattr(homogeneous, "_MODULES", (*homogeneous._MODULES, type(act)))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(reparamkit.VerificationError, match=r"RK901.*core/homogeneous"):
+        reparamkit.apply(model, inplace=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("affine", [lambda: Affine(1), Gain], ids=["one", "gain"])
+def test_a_rule_that_is_wrong_about_the_sign_is_found_out(affine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from reparamkit.rules import homogeneous
+
+    model = _activated(nn.ReLU(), affine(), positive=False)
+
+    def any_sign(value: Any) -> bool:
+        scale = value.term.op if value.term is not None and value.module is None else None
+        moved = scale is not None and "mul" in str(value.node.target) and not value.parts
+        return moved and value.source.term is None and homogeneous.is_homogeneous(value.source)
+
+    monkeypatch.setattr("reparamkit.scales.may_move", any_sign)
+    with pytest.raises(reparamkit.VerificationError, match=r"RK901.*core/homogeneous"):
+        reparamkit.apply(model)
+
+
 def test_a_scale_that_is_not_positive_stays() -> None:
     _, report = convert_as_is(_activated(nn.ReLU(), Affine(1), positive=False))
     assert "core/homogeneous" not in merged_rules(report)

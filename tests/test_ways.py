@@ -358,3 +358,44 @@ def test_nothing_is_left_behind() -> None:
     reparamkit.plan(model)
     assert before == (SamePadding.forward, SamePadding.forward.__globals__["_padded"], int, isinstance)
     assert type(SamePadding.forward.__globals__) is dict
+
+
+class Residual(nn.Module):
+    """A sum at its end, of which one operand is known to be a tensor, or is not."""
+
+    def __init__(self, known: bool) -> None:
+        super().__init__()
+        self.conv, self.known = nn.Conv2d(4, 4, 3, padding=1), known
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x) if self.known else x.frobnicate(self.conv)  # type: ignore[operator]
+        return y + x
+
+
+class Features(nn.Module):
+    """As timm's `features_only`: asks of every stage whether it returned a list."""
+
+    def __init__(self, stages: int, known: bool = True) -> None:
+        super().__init__()
+        self.stem, self.norm = conv_bn(4, 4, 3, padding=1)
+        self.stages = nn.ModuleList(nn.Sequential(Residual(True), Residual(known)) for _ in range(stages))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x, found = self.norm(self.stem(x)), []
+        for stage in self.stages:
+            x = stage(x)
+            found.append(x[0] if isinstance(x, (tuple, list)) else x)
+        return found
+
+
+def test_a_sum_with_a_tensor_is_a_tensor() -> None:
+    """Six stages would be 64 ways; there is one."""
+    deploy, report = convert(Features(6))
+    assert counts(deploy) == (13, 0)
+    assert "RK604" not in codes(report)
+
+
+def test_a_sum_of_what_is_not_known_is_asked_about() -> None:
+    """The must-refuse twin: the second operand of each sum may be anything."""
+    report = reparamkit.plan(Features(6, known=False).eval())
+    assert any("more than 48 ways" in r.reason for r in report.refusals)

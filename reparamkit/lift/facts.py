@@ -7,6 +7,7 @@ It decides which axis a `BatchNorm1d` or a negative index means. Convolutions ar
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ _SAME_MODULES = (
     "torch.nn.modules.linear",
     "torch.nn.modules.padding",
     "torch.nn.modules.channelshuffle",
+    "torch.nn.modules.pixelshuffle",
 )
 _SAME = {
     *(
@@ -37,6 +39,11 @@ _SAME = {
         "add sub mul div iadd isub imul truediv itruediv add_ sub_ mul_ div_ relu_ rsub pow rsqrt interpolate linear"
     ).split(),
     *("avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d cat concat concatenate").split(),
+    *"pixel_shuffle pixel_unshuffle channel_shuffle".split(),
+    *"square log log2 log10 log1p expm1 erf sin cos tan atan sinh cosh sign round floor ceil trunc reciprocal".split(),
+    *"clip clamp_min clamp_max threshold softsign softmin logsigmoid tanhshrink hardshrink softshrink".split(),
+    *"sigmoid_ tanh_ silu_ clamp_ masked_fill masked_fill_ nan_to_num maximum minimum lerp addcmul".split(),
+    *"gt lt ge le eq ne".split(),
     *("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d conv1d conv2d conv3d").split(),
 }
 
@@ -91,8 +98,10 @@ def rank_of_call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ran
         return ranks[-1] if ranks else None
     if name in ("norm", "std", "var") and kwargs.get("keepdim") is True:
         return ranks[0] if ranks else None
-    if name in ("mean", "sum", "amax"):
+    if name in ("mean", "sum", "amax", "amin", "prod", "logsumexp") or (name in ("std", "var") and len(args) < 3):
         return _reduced(args, kwargs, ranks[0] if ranks else None)
+    if name == "einsum" and args and isinstance(args[0], str):
+        return _written_out(args[0])
     if target is operator.getitem:
         return _indexed(args[1], ranks[0] if ranks else None)
     if name == "unsqueeze":
@@ -148,6 +157,12 @@ def _reduced(args: tuple[Any, ...], kwargs: dict[str, Any], rank: int | None) ->
     return rank if keep else rank - (len(dim) if isinstance(dim, (tuple, list)) else 1)
 
 
+def _written_out(equation: str) -> int | None:
+    """Axes of the result of an einsum that names all of them."""
+    _, arrow, made = equation.replace(" ", "").partition("->")
+    return len(made) if arrow and "." not in made else None
+
+
 def _indexed(index: Any, rank: int | None) -> int | None:
     parts = index if isinstance(index, tuple) else (index,)
     if rank is None or not all(p is None or p is Ellipsis or isinstance(p, (int, slice)) for p in parts):
@@ -169,6 +184,28 @@ def makes_tensor(node: fx.Node, called: nn.Module | None) -> bool:
     if home.partition(".")[0] in ("torch", "") and name in _SAME:
         return not node.kwargs.get("return_indices", False)
     return False
+
+
+def surely_tensor(node: fx.Node, returns: Callable[[fx.Node], bool], asked: set[fx.Node] | None = None) -> bool:
+    """Whether a node surely computes one tensor, in a sum or a product because one of its operands is one.
+
+    Args:
+        node: of a traced forward.
+        returns: whether a call of a module surely returns one.
+        asked: nodes that were looked at on the way here.
+    """
+    if node.op == "call_module":
+        return returns(node)
+    if makes_tensor(node, None):
+        return True
+    asked = set() if asked is None else asked
+    asked.add(node)
+    operands = node.all_input_nodes if node.target in _ARITHMETIC else []
+    return any(surely_tensor(n, returns, asked) for n in operands if n not in asked)
+
+
+_NAMES = ("add", "sub", "mul", "truediv", "iadd", "isub", "imul", "itruediv")
+_ARITHMETIC = frozenset(getattr(operator, name) for name in _NAMES)
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,9 @@ class Lifter:
                 value = (given or {}).get(node.target)
                 if not isinstance(value, Value):
                     value = new_value(flow, path, node)
-                    value.rank = ranks[position] if position < len(ranks) else rank_as_read(self.survey, path, node)
+                    value.rank = ranks[position] if position < len(ranks) else None
+                if value.rank is None and position >= len(ranks):
+                    value.rank = rank_as_read(self.survey, path, node)
                 position += 1
                 frame.values[node] = value
                 frame.inputs.append(value)

@@ -43,7 +43,9 @@ def link(value: Value, source: Value, term: Term) -> None:
     """`value` is `term` of `source`."""
     value.source, value.term = source, term
     value.density = source.density * _positions(term)
-    if value.rank is None and not isinstance(term.op, (Layout, Arranged)):
+    if value.rank is None and isinstance(term.op, Layout):
+        value.rank = term.op.left
+    elif value.rank is None and not isinstance(term.op, Arranged):
         nd = term.op.nd
         value.rank = nd + 2 if nd else source.rank
 

@@ -8,6 +8,7 @@ from torch import fx
 
 from reparamkit.flow import Flow, Frame, Value
 from reparamkit.operators import Layout
+from reparamkit.rules.sizes import channel_axis, channels_in
 from reparamkit.trace.tracer import UNDER
 
 
@@ -18,10 +19,19 @@ class Context:
     Attributes:
         rank: number of axes, where known.
         ones: axes of it that have one position, where axes were rearranged.
+        value: the input.
     """
 
     rank: int | None = None
     ones: tuple[int, ...] = ()
+    value: Value | None = None
+
+    @property
+    def channels(self) -> int | None:
+        """Channels of it, where they are the second axis and something in front of it tells."""
+        if self.value is None or self.rank is None or channel_axis(self.value) not in (self.rank - 2, None):
+            return None
+        return channels_in(self.value)
 
 
 def new_value(flow: Flow, path: str, node: fx.Node, inputs: list[Value] | None = None) -> Value:
@@ -44,4 +54,4 @@ def context_of(inputs: list[Value]) -> Context:
     if not inputs:
         return Context()
     op = None if inputs[0].term is None else inputs[0].term.op
-    return Context(inputs[0].rank, op.ones if isinstance(op, Layout) else ())
+    return Context(inputs[0].rank, op.ones if isinstance(op, Layout) else (), inputs[0])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
+
+from torch import Tensor
 
 from reparamkit.operators.conv import Conv
 from reparamkit.operators.conv_transpose import ConvTranspose
+from reparamkit.operators.regroup import Regroup
 from reparamkit.operators.scale import Scale, Stencil
 
 
@@ -14,15 +18,20 @@ class Layout:
     """The same numbers with their axes arranged in another way.
 
     Attributes:
-        moves: (axes behind it before, axes behind it after) of every axis that stays whole.
+        moves: (axes behind it before, axes behind it after) of every axis that stays whole, or whose entries only
+            change places or numbers (`channels`).
         ones: axes, by how many are behind them afterwards, that have one position then.
         rank: number of axes, where they only change places.
+        channels: what happens to the channels, step by step; nothing, as a rule.
+        left: number of axes afterwards, where only this tells.
     """
 
     moves: tuple[tuple[int, int], ...]
     nd: None = None
     ones: tuple[int, ...] = ()
     rank: int | None = None
+    channels: tuple[Regroup, ...] = ()
+    left: int | None = None
 
     def after(self, behind: int) -> int | None:
         """Axes behind the channels afterwards, for channels with `behind` axes behind them; `None`: not kept."""
@@ -32,16 +41,42 @@ class Layout:
         """The other way round."""
         return next((a for a, b in self.moves if b == behind), None)
 
+    def values_before(self, values: Tensor) -> Tensor | None:
+        """One number for each channel in front that is `values` ``[C]`` behind; `None` where there is none."""
+        found: Tensor | None = values
+        for step in reversed(self.channels):
+            found = None if found is None else step.before(found)
+        return found
+
+    def values_after(self, values: Tensor) -> Tensor | None:
+        """The other way round."""
+        found: Tensor | None = values
+        for step in self.channels:
+            found = None if found is None else step.after(found)
+        return found
+
+    def count_before(self, channels: int) -> int:
+        """Channels in front, where there are `channels` behind."""
+        for step in reversed(self.channels):
+            channels = step.count_before(channels)
+        return channels
+
+    @property
+    def positions(self) -> int:
+        """Positions in front, on each axis behind the channels, that one behind is made of."""
+        return prod(step.positions for step in self.channels)
+
     @property
     def changes_nothing(self) -> bool:
         """Whether every axis is where it was."""
-        return self.rank is not None and all(a == b for a, b in self.moves)
+        return self.rank is not None and not self.channels and all(a == b for a, b in self.moves)
 
     def then(self, other: Layout) -> Layout:
         """This one, then `other`."""
         pairs = [(a, other.after(b)) for a, b in self.moves]
         rank = self.rank if self.rank == other.rank else None
-        return Layout(tuple((a, c) for a, c in pairs if c is not None), ones=other.ones, rank=rank)
+        kept = tuple((a, c) for a, c in pairs if c is not None)
+        return Layout(kept, ones=other.ones, rank=rank, channels=(*self.channels, *other.channels))
 
     @property
     def params(self) -> int:

@@ -69,12 +69,6 @@ def _numbers(value: Any) -> tuple[int, ...]:
     return each(value, 1)
 
 
-def lift_shuffle(module: nn.PixelShuffle | nn.PixelUnshuffle, context: Context) -> Scale | Refusal:
-    """`nn.PixelShuffle`, `nn.PixelUnshuffle` by 1."""
-    factor = module.upscale_factor if isinstance(module, nn.PixelShuffle) else module.downscale_factor
-    return _open(float(factor), 1, "its factor")
-
-
 def lift_functional_leaky_relu(call: Call, context: Context) -> Through | Refusal:
     """`F.leaky_relu`."""
     bound = call.bind("input", negative_slope=0.01, inplace=False)
@@ -102,8 +96,6 @@ _MODULES: tuple[tuple[Any, Any], ...] = (
     (nn.Softshrink, lift_shrink),
     (nn.Hardshrink, lift_shrink),
     *((pool, lift_max_pool) for pool in (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)),
-    (nn.PixelShuffle, lift_shuffle),
-    (nn.PixelUnshuffle, lift_shuffle),
 )
 
 rules: tuple[Rule, ...] = (

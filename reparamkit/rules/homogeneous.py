@@ -6,7 +6,7 @@ HGNetV2, ``relu((s W) x) + t`` is left.
 
 Conditions: every entry of the scale is positive; nobody else reads what is between; the scale then merges with the
 layer in front, else it stays where it is. ReLU6, GELU, SiLU, hardswish and the like bend at a place that a scale would
-move.
+move. `crossing.py` tries the activation itself, with the scale that crosses it.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Scale, Stencil
@@ -37,20 +37,31 @@ def _composed(outer: Any, inner: Any) -> Any:
     return run(outer, inner)
 
 
-def _moved(op: Scale, behind: int | None) -> Scale | Refusal:
-    if op.nd is not None and behind is None:
+def _moved(op: Scale, behind: int | None, move: Callable[[Tensor], Tensor | None]) -> Scale | Refusal:
+    if op.nd is None:
+        return op
+    if behind is None:
         return Refusal("RK310", f"the axis with {op.nd} behind it is not kept by the rearrangement")
-    return op if op.nd is None else Scale(op.scale, op.shift, behind)
+    scale = _each(op.scale, move)
+    shift = None if op.shift is None else _each(op.shift, move)
+    if scale is None or (op.shift is not None and shift is None):
+        return Refusal("RK310", "channels that the rearrangement puts together are scaled by different numbers")
+    return Scale(scale, shift, behind)
+
+
+def _each(values: Tensor, move: Callable[[Tensor], Tensor | None]) -> Tensor | None:
+    """One number for each channel on the other side; one for all of them is that on both sides."""
+    return move(values) if values.ndim else values
 
 
 def back_through(op: Scale, layout: Layout) -> Scale | Refusal:
     """The scale in front of `layout` that is `op` behind it."""
-    return _moved(op, None if op.nd is None else layout.before(op.nd))
+    return _moved(op, None if op.nd is None else layout.before(op.nd), layout.values_before)
 
 
 def forth_through(op: Scale, layout: Layout) -> Scale | Refusal:
     """The scale behind `layout` that is `op` in front of it."""
-    return _moved(op, None if op.nd is None else layout.after(op.nd))
+    return _moved(op, None if op.nd is None else layout.after(op.nd), layout.values_after)
 
 
 def arranged(op: Any, front: Layout | None, back: Layout | None) -> Any:
@@ -126,6 +137,33 @@ def lift_flatten_module(module: Any, context: Context) -> Layout | Refusal:
     return flattened(context.rank, module.start_dim, module.end_dim, context.ones)
 
 
+def lift_squeeze(call: Call, context: Context) -> Through | Refusal:
+    """`squeeze` of axes that are known to have one position: what is left of a global pooling."""
+    bound = call.bind("input", dim=None)
+    dims = (bound["dim"],) if type(bound["dim"]) is int else bound["dim"]
+    rank = context.rank
+    if rank is None or not isinstance(dims, (list, tuple)) or any(type(d) is not int for d in dims):
+        return Refusal("RK331", "a squeeze of unknown axes")
+    gone = {d % rank for d in dims}
+    if any(rank - 1 - axis not in context.ones for axis in gone):
+        return Refusal("RK331", "a squeeze of an axis that may have more than one position")
+    kept = [axis for axis in range(rank) if axis not in gone]
+    moves = [(rank - 1 - axis, len(kept) - 1 - at) for at, axis in enumerate(kept)]
+    ones = tuple(after for before, after in moves if before in context.ones)
+    return Through(bound["input"], Layout(tuple(moves), ones=ones, left=len(kept)))
+
+
+def lift_unsqueeze(call: Call, context: Context) -> Through | Refusal:
+    """`unsqueeze`: one more axis, of one position."""
+    bound = call.bind("input", "dim")
+    if context.rank is None or type(bound["dim"]) is not int:
+        return Refusal("RK331", "an unsqueeze among an unknown number of axes")
+    new = context.rank - bound["dim"] % (context.rank + 1)
+    moves = [(behind, behind + (behind >= new)) for behind in range(context.rank)]
+    ones = tuple(after for before, after in moves if before in context.ones)
+    return Through(bound["input"], Layout(tuple(moves), ones=(*ones, new)))
+
+
 def lift_permute(call: Call, context: Context) -> Through | Refusal:
     """`permute`, with its axes one by one or as a tuple."""
     axes = call.args[1] if len(call.args) == 2 else call.args[1:]
@@ -188,6 +226,8 @@ rules: tuple[Rule, ...] = (
     ),
     Lift(RULE, nn.Flatten, lift_flatten_module),
     *(Lift(RULE, target, lift_flatten) for target in (torch.flatten, ".flatten")),
+    *(Lift(RULE, target, lift_squeeze) for target in (torch.squeeze, ".squeeze")),
+    *(Lift(RULE, target, lift_unsqueeze) for target in (torch.unsqueeze, ".unsqueeze")),
     *(Lift(RULE, target, lift_permute) for target in (torch.permute, ".permute")),
     *(Lift(RULE, target, lift_transpose) for target in (torch.transpose, ".transpose", ".swapaxes", ".swapdims")),
     *(Lift(RULE, target, lift_reshape) for target in (torch.reshape, ".reshape", ".view")),

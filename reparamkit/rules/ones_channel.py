@@ -42,6 +42,7 @@ class _Place:
     """What a lift may ask about the place of a module: how many axes its input has."""
 
     ones: tuple[int, ...] = ()
+    channels: int | None = None
 
     def __init__(self, rank: int) -> None:
         self.rank = rank

@@ -5,7 +5,8 @@ b[p]``; in front of one it is one of the columns, ``W (x[p]) = W[:, p^-1] x`` (t
 CVPR 2018; also ``x[:, p]``, `torch.index_select`).
 
 Conditions: the order is known while tracing, and how many channels there are. A convolution of several groups takes no
-permutation, unless it is depthwise and the permutation is behind it and in front of another dense one.
+permutation, unless it is depthwise and the permutation is behind it and in front of another dense one. Where the number
+of channels is not known, a shuffle stays where it is, and only scales cross it (`core/regroup`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from reparamkit.errors import Refusal
-from reparamkit.operators import Picked, Scale
+from reparamkit.operators import Layout, Picked, Scale
 from reparamkit.rule import Call, Context, Lift, Rule, Through
-from reparamkit.rules.sizes import channel_axis, channels_of
+from reparamkit.rules.regroup import dealt
+from reparamkit.rules.sizes import channel_axis, channels_in
 
 RULE = "core/shuffle"
-_ELEMENTWISE = frozenset(
-    "relu relu_ relu6 silu gelu sigmoid tanh hardswish hardsigmoid leaky_relu leakyrelu elu mish softplus".split()
-)
 
 
 def shuffled(channels: int, groups: int) -> list[int]:
@@ -34,11 +34,25 @@ def shuffled(channels: int, groups: int) -> list[int]:
 def lift_shuffle(call: Call, context: Context) -> Through | Refusal:
     """`torch.channel_shuffle`."""
     bound = call.bind("input", "groups")
-    groups = bound["groups"]
-    total = _channels(bound["input"]) if type(groups) is int else None
+    if not call.is_input(bound["input"]) or type(bound["groups"]) is not int:
+        return Refusal("RK331", "a shuffle whose groups depend on the input")
+    made = _shuffle(bound["groups"], context)
+    return made if isinstance(made, Refusal) else Through(bound["input"], made)
+
+
+def lift_shuffle_module(module: nn.ChannelShuffle, context: Context) -> Picked | Layout | Refusal:
+    """`nn.ChannelShuffle`."""
+    return _shuffle(module.groups, context)
+
+
+def _shuffle(groups: int, context: Context) -> Picked | Layout | Refusal:
+    """In the order of a known number of channels; of an unknown one, as what a scale can cross."""
+    if context.rank is None or context.rank < 3:
+        return Refusal("RK331", "a shuffle of an unknown number of axes")
+    total = context.channels
     if total is None or total % groups:
-        return Refusal("RK331", "a shuffle of an unknown number of channels")
-    return ordered(bound["input"], shuffled(total, groups), total, context)
+        return dealt(groups, context.rank - 2)
+    return Picked(Scale(), tuple(shuffled(total, groups)), total, context.rank - 2)
 
 
 def lift_index_select(call: Call, context: Context) -> Through | Refusal:
@@ -54,7 +68,7 @@ def selected(value: Any, index: Any, context: Context) -> Through | Refusal:
     """The channels that a list or a constant tensor names."""
     if isinstance(index, torch.Tensor):
         index = index.tolist() if index.ndim == 1 and index.dtype in (torch.int32, torch.int64) else None
-    total = _channels(value)
+    total = channels_in(value)
     if total is None or not isinstance(index, list) or not index or not all(type(i) is int for i in index):
         return Refusal("RK331", "channels that are not known while tracing")
     if not all(-total <= i < total for i in index):
@@ -69,25 +83,11 @@ def ordered(value: Any, index: list[int], total: int, context: Context) -> Throu
     return Through(value, Picked(Scale(), tuple(index), total, context.rank - 2))
 
 
-def _channels(value: Any) -> int | None:
-    """Channels of a value, or of what stands in front of the activations that it is made by."""
-    while channels_of(value) is None and len(value.inputs) == 1 and _is_elementwise(value):
-        value = value.inputs[0]
-    return channels_of(value)
-
-
-def _is_elementwise(value: Any) -> bool:
-    if value.module is not None:
-        kind = type(value.module)
-        return kind.__module__.startswith("torch.nn.") and kind.__name__.lower() in _ELEMENTWISE
-    target = value.node.target
-    return (target if isinstance(target, str) else getattr(target, "__name__", "")) in _ELEMENTWISE
-
-
 _SELECTS = (torch.index_select, ".index_select")
 
 rules: tuple[Rule, ...] = (
     Lift(RULE, torch.channel_shuffle, lift_shuffle),
+    Lift(RULE, nn.ChannelShuffle, lift_shuffle_module),
     *([] if F.channel_shuffle is torch.channel_shuffle else [Lift(RULE, F.channel_shuffle, lift_shuffle)]),
     *(Lift(RULE, target, lift_index_select) for target in _SELECTS),
 )

@@ -7,18 +7,58 @@ from typing import Any
 
 from reparamkit.operators import Arranged, Layout, Picked, Scale, Stencil
 
+_ELEMENTWISE = frozenset(
+    "relu relu_ relu6 silu gelu sigmoid tanh hardswish hardsigmoid leaky_relu leakyrelu elu mish softplus".split()
+)
+
 
 def channels_of(value: Any) -> int | None:
     """Channels of a value, where the operators on the way to it tell."""
+    passed: list[Layout] = []
     for step in value.chain():
         op = None if step.term is None else step.term.op
-        if isinstance(op, Picked) and isinstance(op.op, (Scale, Stencil)):
-            return len(op.index)
-        op = op.op if isinstance(op, (Arranged, Picked)) else op
-        known = getattr(op, "out_channels", None) or getattr(op, "channels", None)
-        if known:
-            return int(known)
+        if isinstance(op, Layout):
+            passed.append(op)
+            continue
+        if isinstance(op, Arranged) and op.back is not None:
+            passed.append(op.back)
+        known = _made_by(op)
+        if known is not None:
+            return _regrouped(known, passed)
+        if isinstance(op, Arranged) and op.front is not None:
+            passed.append(op.front)
     return None
+
+
+def _made_by(op: Any) -> int | None:
+    """Channels that an operator tells of."""
+    if isinstance(op, Picked) and isinstance(op.op, (Scale, Stencil)):
+        return len(op.index)
+    op = op.op if isinstance(op, (Arranged, Picked)) else op
+    return getattr(op, "out_channels", None) or getattr(op, "channels", None) or None
+
+
+def _regrouped(channels: int, passed: list[Layout]) -> int:
+    """Channels behind rearrangements, the last of which is given first."""
+    for layout in reversed(passed):
+        for step in layout.channels:
+            channels = step.count(channels)
+    return channels
+
+
+def channels_in(value: Any) -> int | None:
+    """Channels of a value, or of what stands in front of the activations that it is made by."""
+    while channels_of(value) is None and len(value.inputs) == 1 and _is_elementwise(value):
+        value = value.inputs[0]
+    return channels_of(value)
+
+
+def _is_elementwise(value: Any) -> bool:
+    if value.module is not None:
+        kind = type(value.module)
+        return kind.__module__.startswith("torch.nn.") and kind.__name__.lower() in _ELEMENTWISE
+    target = value.node.target
+    return (target if isinstance(target, str) else getattr(target, "__name__", "")) in _ELEMENTWISE
 
 
 def is_channels(size: Any, value: Any, behind: int) -> bool:
@@ -68,6 +108,8 @@ def kept_from(other: Any, value: Any) -> tuple[int, int] | None:
         if step is other:
             break
         if step.term is None or not isinstance(step.term.op, (Scale, Layout)):
+            return None
+        if isinstance(step.term.op, Layout) and step.term.op.channels:
             return None
         between.append(step.term.op)
     else:

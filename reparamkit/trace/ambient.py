@@ -26,8 +26,8 @@ _GENERATORS = frozenset(
         ("numpy.random._generator", "Generator"),
     }
 )
-# Modules of others that are looked through, since these questions are asked through them.
-LOOKED_THROUGH = frozenset({"torch", "torch.random", "numpy", "numpy.random", "random"})
+# Modules of others that are looked through, since these questions are asked, or sizes reckoned with, through them.
+LOOKED_THROUGH = frozenset({"torch", "torch.random", "numpy", "numpy.random", "random", "math"})
 # By name too: torch.compile wraps some of them when it is first imported.
 _SEEDS = frozenset({"manual_seed", "seed", "set_rng_state", "fork_rng"})
 QUESTIONS: dict[Any, str] = {

@@ -12,12 +12,16 @@ the last strip is written.
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
+
+from reparamkit.trace.strips import strip_of
+from reparamkit.trace.unread import erase_unread
 
 Sides = list[tuple[int, int]]
 
@@ -35,13 +39,14 @@ def bordered(x: Tensor, pads: list[int], value: Tensor) -> Tensor:
     return torch.where(inside == 1, F.pad(x, pads), shift)
 
 
-def write_borders(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
+def write_borders(graph: fx.Graph, constants: dict[str, Tensor], parameters: Mapping[str, Any]) -> None:
     """Replace every such border in `graph` by a call of `bordered`, in place.
 
     Args:
         graph: a traced forward.
         constants: tensors computed from parameters, by the name of their ``get_attr`` node; values of joined strips
             are added.
+        parameters: the module's own tensors, by the name of theirs.
     """
     for node in list(graph.nodes):
         if node.op != "call_function":
@@ -49,7 +54,7 @@ def write_borders(graph: fx.Graph, constants: dict[str, Tensor]) -> None:
         if node.target is F.pad:
             _assigned(graph, node)
         elif node.target in (torch.cat, torch.concat, torch.concatenate):
-            _joined(graph, node, constants)
+            _joined(graph, node, {**parameters, **constants}, constants)
 
 
 def _assigned(graph: fx.Graph, padded: fx.Node) -> None:
@@ -101,41 +106,35 @@ def _side(index: Any, sides: Sides) -> tuple[int, int] | None:
     return (axis, 1) if after and (part.start, part.stop) == (-after, None) else None
 
 
-def _joined(graph: fx.Graph, joined: fx.Node, constants: dict[str, Tensor]) -> None:
+def _joined(graph: fx.Graph, joined: fx.Node, tensors: Mapping[str, Any], constants: dict[str, Tensor]) -> None:
     """Strips of constants on either side of one value, along a spatial axis."""
     parts, dim = _argument(joined, 0, "tensors"), _argument(joined, 1, "dim", 0)
     if not isinstance(parts, (list, tuple)) or not isinstance(dim, int):
         return
-    strips = [_strip(part, constants) for part in parts]
+    strips = [strip_of(part, tensors) for part in parts]
     inner = [i for i, strip in enumerate(strips) if strip is None]
     if len(inner) != 1 or len(parts) == 1 or not isinstance(parts[inner[0]], fx.Node):
         return
     outer = [(i, s) for i, s in enumerate(strips) if s is not None]
-    rank = outer[0][1].ndim
-    axis = dim % rank
-    value = outer[0][1].select(0, 0).flatten(1)[:, 0]
-    if axis < 2 or not all(s.ndim == rank and _uniform(s, value) for _, s in outer):
+    first = outer[0][1]
+    rank, axis = len(first.sizes), dim % len(first.sizes)
+    if axis < 2 or any(not s.is_alike(first) or s.sizes[axis] is None for _, s in outer):
         return
-    width = [sum(s.shape[axis] for i, s in outer if (i > inner[0]) == end) for end in (False, True)]
+    width = [sum(s.sizes[axis] or 0 for i, s in outer if (i > inner[0]) == end) for end in (False, True)]
     pads = [*[0] * (2 * (rank - 1 - axis)), *width, *[0] * (2 * (axis - 2))]
-    name = f"_constant_{len(constants)}"
-    constants[name] = value
     with graph.inserting_before(joined):
-        small = graph.create_node("get_attr", name)
-        made = graph.call_function(bordered, (parts[inner[0]], pads, small))
+        made = _padding(graph, parts[inner[0]], pads, first.value, constants)
     joined.replace_all_uses_with(made)
     graph.erase_node(joined)
+    erase_unread(graph)
 
 
-def _strip(part: Any, constants: dict[str, Tensor]) -> Tensor | None:
-    if not isinstance(part, fx.Node) or part.op != "get_attr":
-        return None
-    found = constants.get(str(part.target))
-    return found if found is not None and found.ndim > 2 and found.numel() else None
-
-
-def _uniform(strip: Tensor, value: Tensor) -> bool:
-    """Whether the strip is `value` at every position of every image."""
-    if strip.shape[1] != len(value):
-        return False
-    return bool((strip == value.reshape(1, -1, *[1] * (strip.ndim - 2))).all())
+def _padding(
+    graph: fx.Graph, node: fx.Node, pads: list[int], value: Tensor | float, constants: dict[str, Tensor]
+) -> fx.Node:
+    """A call that pads what `node` gives with `value`."""
+    if not isinstance(value, Tensor):
+        return graph.call_function(F.pad, (node, pads, "constant", value))
+    name = f"_constant_{len(constants)}"
+    constants[name] = value
+    return graph.call_function(bordered, (node, pads, graph.create_node("get_attr", name)))

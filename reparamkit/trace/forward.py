@@ -24,7 +24,7 @@ from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_list
 
 from reparamkit.errors import Refusal
-from reparamkit.lift.facts import Returned, is_tensor_module, makes_tensor
+from reparamkit.lift.facts import Returned, is_tensor_module, surely_tensor
 from reparamkit.trace.ambient import ambient
 from reparamkit.trace.borders import write_borders
 from reparamkit.trace.forks import Forks, TooManyWays, runs
@@ -131,6 +131,9 @@ def trace(
         return known  # type: ignore[no-any-return]
     log = Log()
     made = _every_way(module, storages, log, free)
+    if log.stumbled and isinstance(made, Refusal):
+        log = Log(sized=True)
+        made = _every_way(module, storages, log, free)
     if memory is not None and not isinstance(made, Refusal) and not any(way.ran for way in made.graphs):
         memory.keep(module, log, made)
     return made
@@ -163,28 +166,30 @@ def _one_way(
     """One way through; or why not, and whether a real call that goes this way would raise as well."""
     tracer = TwinTracer(module, log, forks, returned)
     try:
-        made, raises = _run(module, storages, tracer, free)
-        if isinstance(made, Refusal):
-            return made, raises
-        left = left_behind(tracer.twins, log)
+        return _followed(tracer, storages, free)
     finally:
         tracer.release()
+
+
+def _followed(tracer: TwinTracer, storages: frozenset[int], free: bool) -> tuple[Traced | Refusal, bool]:
+    made, raises = _run(tracer.module, storages, tracer, free)
+    if isinstance(made, Refusal):
+        return made, raises
+    left = left_behind(tracer.twins, tracer.log)
     if not left.carried:
         return replace(made, leaves=left.written), False
-    unsettled = left.traced or _unsettled(made, left, module, storages, forks, free)
+    unsettled = left.traced or _unsettled(made, left, tracer, storages, free)
     if unsettled:
         return Refusal("RK604", f"keeps {unsettled} from one call to the next"), False
     return replace(made, leaves=left.written), False
 
 
-def _unsettled(
-    made: Traced, left: Lasting, module: nn.Module, storages: frozenset[int], forks: Forks, free: bool
-) -> str | None:
+def _unsettled(made: Traced, left: Lasting, first: TwinTracer, storages: frozenset[int], free: bool) -> str | None:
     """An attribute that makes the next call, on what this one left, another one."""
-    script = tuple(taken for taken, _ in forks.answers)
-    tracer = TwinTracer(module, Log(), Forks(script), returned, left.carried)
+    script = tuple(taken for taken, _ in first.forks.answers)
+    tracer = TwinTracer(first.module, Log(sized=first.log.sized), Forks(script), returned, left.carried)
     try:
-        again, _ = _run(module, storages, tracer, free)
+        again, _ = _run(first.module, storages, tracer, free)
         if not isinstance(again, Traced) or not _alike(made, again):
             return next(iter(left.carried))[1]
         return left.settles(left_behind(tracer.twins, tracer.log))
@@ -209,6 +214,7 @@ def _run(module: nn.Module, storages: frozenset[int], tracer: TwinTracer, free: 
     except RecursionError:
         return Refusal("RK604", "nested too deeply for Python's recursion limit"), False
     except Exception as error:  # whatever a user's forward raises on a proxy is the reason it cannot be traced
+        tracer.log.stumbled |= isinstance(error, TypeError)
         return Refusal("RK604", _reason(error)), not tracer.broken and _raises(error)
     finally:
         changed = symbols.held.restore()
@@ -225,11 +231,11 @@ def _made(tracer: TwinTracer, twin: nn.Module, watch: Watch) -> Traced:
     """What one run left in its tracer."""
     seen, reads = tracer.seen, frozenset(tracer.seen.named)
     stored = frozenset(p.node for t, _ in tracer.twins for v in state_of(t).values() for p in proxies_in(v))
-    constants = {name: tensor.detach() for name, tensor in tracer.constants.items()}
-    write_borders(tracer.graph, constants)
+    constants = {name: tensor.detach().as_subclass(Tensor) for name, tensor in tracer.constants.items()}
+    used = {str(n.target) for n in tracer.graph.nodes if n.op == "get_attr"}
+    write_borders(tracer.graph, constants, seen.named)
     write_shuffles(tracer.graph)
     watch.look_at(tracer.constants.values())
-    used = {str(n.target) for n in tracer.graph.nodes if n.op == "get_attr"}
     idle = {name for name, tensor in seen.named.items() if name not in used and not watch.has_read(tensor)}
     past = watch.past(seen.named.values())
     tracer.log.comparable &= not past
@@ -269,7 +275,7 @@ def _end_of(graph: fx.Graph, module: nn.Module) -> Returned:
         return Returned()
     if last.op == "call_module":
         return returned(module.get_submodule(str(last.target)))
-    return Returned(tensor=makes_tensor(last, None))
+    return Returned(tensor=surely_tensor(last, lambda n: returned(module.get_submodule(str(n.target))).tensor))
 
 
 _PLAIN_LISTS = (list, tuple, immutable_list)

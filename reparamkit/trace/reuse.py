@@ -34,6 +34,8 @@ class Log:
         comparable: whether all of it can be compared.
         complete: whether everything that was looked at is here.
         symbols: copies of the functions that are run.
+        sized: whether parameters take traced sizes (`trace/sized.py`).
+        stumbled: whether a run ended with a `TypeError`, as it does where they would have to.
     """
 
     seen: dict[tuple[str, str], Any] = field(default_factory=dict)
@@ -41,6 +43,8 @@ class Log:
     complete: bool = True
     comparable: bool = True
     symbols: Symbols = field(default_factory=Symbols)
+    sized: bool = False
+    stumbled: bool = False
 
     def note(self, path: str, name: str, value: Any) -> None:
         """Write down that `name` of the module at `path` is `value`."""

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from reparamkit.trace.unread import erase_unread, is_size
+
 _VIEWS = ("view", "reshape", torch.reshape)
 _COPIES = ("contiguous", "clone")
 
@@ -31,19 +33,7 @@ def write_shuffles(graph: fx.Graph) -> None:
             graph.erase_node(step)
         written = True
     if written:
-        _erase_sizes(graph)
-
-
-def _erase_sizes(graph: fx.Graph) -> None:
-    """Erase sizes that nobody reads."""
-    for node in reversed(list(graph.nodes)):
-        if not node.users and (node.target is operator.floordiv or _is_size(node) or _is_item(node)):
-            graph.erase_node(node)
-
-
-def _is_item(node: fx.Node) -> bool:
-    whole = node.args[0] if node.target is operator.getitem else None
-    return isinstance(whole, fx.Node) and _is_size(whole)
+        erase_unread(graph)
 
 
 def _shuffle(last: Any) -> tuple[fx.Node, int, list[fx.Node]] | None:
@@ -106,12 +96,7 @@ def _is_axis(size: Any, source: fx.Node, axis: int) -> bool:
     if size.target is not operator.getitem or args[1] != axis or not isinstance(args[0], fx.Node):
         return False
     whole = args[0]
-    return bool(whole.args == ((source, "shape") if whole.target is getattr else (source,))) and _is_size(whole)
-
-
-def _is_size(node: fx.Node) -> bool:
-    shape = node.target is getattr and node.args[1] == "shape"
-    return bool(shape) or (node.op == "call_method" and node.target == "size")
+    return bool(whole.args == ((source, "shape") if whole.target is getattr else (source,))) and is_size(whole)
 
 
 def _is_part(size: Any, source: fx.Node, groups: int) -> bool:

@@ -13,10 +13,12 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.fx.proxy import Proxy
 
 from reparamkit.trace.ambient import LOOKED_THROUGH, QUESTIONS, Chance, is_generator, seeds
 from reparamkit.trace.bytecode import doubts
+from reparamkit.trace.sized import CREATORS, created
 from reparamkit.trace.userstate import Held
 
 # Functions of these packages handle proxies themselves or never see one.
@@ -183,6 +185,10 @@ class Symbols:
         return value
 
     def _builtin(self, value: Any) -> Any:
+        if value in CREATORS:
+            return created(value)
+        if value.__module__ == "math" or value is torch.tensor:
+            return _recorded(value)
         question = QUESTIONS.get(value)
         if question is not None:
             return lambda *args: self.tracer.ask(question) == 0

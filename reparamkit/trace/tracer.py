@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Proxy, Scope, TracerBase
 
-from reparamkit.lift.facts import Returned, makes_tensor, parts_of
+from reparamkit.lift.facts import Returned, makes_tensor, parts_of, surely_tensor
 from reparamkit.trace.ambient import ambient
 from reparamkit.trace.forks import Forks, TooManyWays
 from reparamkit.trace.held import exchanged, held_modules, own_places
@@ -62,7 +62,7 @@ class TwinTracer(TracerBase):
         self.scope, self.node_name_to_scope = Scope("", None), {}
         self.module_stack = collections.OrderedDict()
         self.constants: dict[str, Tensor] = {}
-        self.seen = Seen()
+        self.seen = Seen(sized=log.sized)
         self.log, self.forks, self.carried = log, forks, carried or {}
         log.symbols.tracer = self
         self.broken = ""
@@ -131,13 +131,16 @@ class TwinTracer(TracerBase):
 
     def _is_tensor(self, proxy: Proxy) -> bool:
         node = proxy.node
-        called = self._called(node)
-        if makes_tensor(node, called) or (called is not None and self._returned(called).tensor):
+        if surely_tensor(node, self._returns_tensor):
             return True
         return self.ask(f"{_question(node)} is a tensor") == 0
 
     def _called(self, node: fx.Node) -> nn.Module | None:
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def _returns_tensor(self, call: fx.Node) -> bool:
+        called = self._called(call)
+        return called is not None and (makes_tensor(call, called) or self._returned(called).tensor)
 
     def _returned(self, called: nn.Module) -> Returned:
         """What a child returns; that depends on more than its class, so another module is not known to be alike."""

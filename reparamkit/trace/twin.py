@@ -19,6 +19,7 @@ from torch.fx.proxy import Attribute, Proxy, assert_fn
 
 from reparamkit.trace.bytecode import asked_kind, asserts, unpacks
 from reparamkit.trace.reuse import logging_attributes
+from reparamkit.trace.sized import sized
 from reparamkit.trace.symbols import SymbolicNames
 from reparamkit.trace.watch import Untraceable
 
@@ -224,7 +225,7 @@ class Tensors(dict[str, Any]):
         tensor = super().__getitem__(name)
         self._seen.named[self._prefix + name] = tensor
         self._note(name, tensor)
-        return tensor
+        return self._seen.handed(tensor)
 
     def items(self) -> Any:
         """As `next(self.parameters())` asks: for any of them."""
@@ -232,7 +233,7 @@ class Tensors(dict[str, Any]):
         for name, tensor in pairs:
             self._seen.passed[self._prefix + name] = tensor
             self._note(name, tensor)
-        return pairs
+        return [(name, self._seen.handed(tensor)) for name, tensor in pairs]
 
     def values(self) -> Any:
         return [tensor for _, tensor in self.items()]
@@ -245,16 +246,27 @@ class Seen:
     Attributes:
         named: those it asked for by name.
         passed: those it met on its way through all of them.
+        sized: whether the forward gets them as tensors that take traced sizes.
     """
 
     named: dict[str, Any] = field(default_factory=dict)
     passed: dict[str, Any] = field(default_factory=dict)
+    sized: bool = False
+    _handed: dict[int, Any] = field(default_factory=dict)
+
+    def handed(self, tensor: Any) -> Any:
+        """What the forward gets for one of them."""
+        if not self.sized or tensor is None:
+            return tensor
+        if id(tensor) not in self._handed:
+            self._handed[id(tensor)] = sized(tensor)
+        return self._handed[id(tensor)]
 
     def name_of(self, tensor: Any) -> str | None:
         """The name of one of them; from now on it counts as asked for by name."""
         for name, read in (*self.named.items(), *self.passed.items()):
-            if read is tensor:
-                self.named[name] = tensor
+            if read is tensor or self._handed.get(id(read)) is tensor:
+                self.named[name] = read
                 return name
         return None
 

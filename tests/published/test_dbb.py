@@ -13,8 +13,6 @@ from tests.blocks import ConvBN
 from tests.blocks import DiverseBranchBlock as TracedBlock
 from tests.published.assertions import collapses
 
-SIZES = pytest.mark.xfail(strict=True, reason="needs sizes of the input as numbers while tracing")
-
 
 class BNAndPadLayer(nn.Module):
     """Batch norm, then a border of what the batch norm makes of zero, written by item assignment."""
@@ -136,7 +134,6 @@ def test_dbb(options: dict[str, int], recipe: str | None) -> None:
     collapses(DiverseBranchBlock(**options), 1, recipe=recipe)
 
 
-@SIZES
 @pytest.mark.parametrize("recipe", [None, "dyrep"])
 def test_dyrep(recipe: str | None) -> None:
     collapses(DyRepBlock(), 1, recipe=recipe)
@@ -169,7 +166,6 @@ def test_zeros_behind_an_inner_norm_are_refused() -> None:
     collapses(TracedBlock(border="zeros"), 4, norms=1, refused={"RK316"})
 
 
-@SIZES
 def test_joined_border() -> None:
     collapses(TracedBlock(border="bias"), 1)
 
