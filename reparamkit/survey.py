@@ -15,6 +15,7 @@ from reparamkit.places import Held, holders_of, places
 from reparamkit.trace.bypass import bypassed
 from reparamkit.trace.calls import with_all_ways
 from reparamkit.trace.forward import Forked, Traced, trace
+from reparamkit.trace.parameters import Takes, leaves_out
 from reparamkit.trace.reuse import Memory
 from reparamkit.trace.watch import storage_of, storages_of
 
@@ -200,7 +201,7 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
     for module in modules.values():
         if id(module) in found.traced or only_holds(module) or found.is_leaf(module, registry):
             continue
-        found.traced[id(module)] = trace(module, storages, memory)
+        found.traced[id(module)] = _traced(module, storages, memory)
     _forget_bypassed(found)
     past: set[nn.Module] = set()
     for path, module in modules.items():
@@ -209,7 +210,7 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
             past |= missed
             for other in missed:
                 found.touched.setdefault(id(other), set()).add(path)
-    _see_all_ways(found, past, lambda module: trace(module, storages, wide, free=True))
+    _see_all_ways(found, past, lambda module: trace(module, storages, wide, Takes.ANYTHING))
     counted: set[int] = set()
     for path, module in modules.items():
         traced = found.traced.get(id(module))
@@ -219,6 +220,15 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
             counted.add(id(module))
             _count(found, path, module)
     return found
+
+
+def _traced(module: nn.Module, storages: frozenset[int], memory: Memory) -> Traced | Forked | Refusal:
+    """The forward for a plain call; for one that gives the optional arguments, where it cannot do without them."""
+    made = trace(module, storages, memory)
+    if isinstance(made, Refusal) and leaves_out(module):
+        given = trace(module, storages, None, Takes.GIVEN)
+        return made if isinstance(given, Refusal) else given
+    return made
 
 
 def _see_all_ways(found: Survey, past: set[nn.Module], wide: Callable[[nn.Module], Any]) -> None:
