@@ -85,6 +85,8 @@ class Block:
         refusal = self._survey.boundary(path)
         if refusal is not None:
             return refusal
+        if self._survey.names[id(module)] > 1:
+            return Refusal("RK301", "it would stay under its other names", path)
         if hasattr(module, "parametrizations"):
             return Refusal("RK308", f"{type(module).__name__} computes its weight before every call", path)
         for inner in module.modules():

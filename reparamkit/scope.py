@@ -36,18 +36,20 @@ class Scope:
 
 
 def scopes_of(recipe: Recipe, modules: Iterable[tuple[str, nn.Module]]) -> list[Scope]:
-    """Which block of the recipe each module belongs to; the first match has it.
+    """Which block of the recipe each module belongs to; the first match has it, under all names of the module.
 
     Raises:
         RecipeError: RK706 when a block that is not optional, or the recipe as a whole, matches nothing.
     """
     found: list[Scope] = []
+    modules = list(modules)
     for path, module in modules:
         block = next((b for b in recipe.blocks if b.match.matches(path, module)), None)
         if block is None and recipe.expand and isinstance(module, StandIn):
             block = _EXPANDED
         if block is not None:
             found.append(Scope(path, block))
+    found += _other_names(found, modules)
     used = {id(s.block) for s in found}
     for index, block in enumerate(recipe.blocks):
         if id(block) not in used and not block.optional:
@@ -56,6 +58,13 @@ def scopes_of(recipe: Recipe, modules: Iterable[tuple[str, nn.Module]]) -> list[
         patterns = "; ".join(_described(b) for b in recipe.blocks)
         raise RecipeError("RK706", f"recipe {recipe.name!r}: none of its blocks matches a module ({patterns})")
     return found
+
+
+def _other_names(found: list[Scope], modules: list[tuple[str, nn.Module]]) -> list[Scope]:
+    """The same for a module that was matched under one of several names: any of them may be the one it is called by."""
+    kept = {scope.path: scope.block for scope in found}
+    blocks = {id(module): kept[path] for path, module in modules if path in kept}
+    return [Scope(path, blocks[id(m)]) for path, m in modules if path not in kept and id(m) in blocks]
 
 
 def _described(block: Block) -> str:

@@ -11,9 +11,11 @@ from torch import nn
 
 from reparamkit.errors import ModelError, Refusal
 from reparamkit.paths import below, holders, modules_under
+from reparamkit.places import Held, holders_of, places
 from reparamkit.trace.bypass import bypassed
 from reparamkit.trace.calls import with_all_ways
 from reparamkit.trace.forward import Forked, Traced, trace
+from reparamkit.trace.parameters import Takes, leaves_out
 from reparamkit.trace.reuse import Memory
 from reparamkit.trace.watch import storage_of, storages_of
 
@@ -44,8 +46,10 @@ class Survey:
 
     Attributes:
         modules: every module by path, parents first; a shared module under each of its names.
-        names: how many paths a module has, by identity.
+        held: who holds a module, and under which name, by its identity.
         calls: how many places call a module, by identity.
+        caller: the module whose forward calls it (the last of them), and the path there, likewise.
+        unused: the modules whose forward nobody calls, while what is in them is called by others, likewise.
         touched: which forwards (by path) read a module's tensors or call past its parent, by its identity.
         looked: which of these only ask its parameters for their shape, dtype or device, likewise.
         traced: the forward of every module that is traced, by identity.
@@ -56,8 +60,10 @@ class Survey:
     """
 
     modules: dict[str, nn.Module]
-    names: Counter[int]
+    held: Held
     calls: Counter[int] = field(default_factory=Counter)
+    caller: dict[int, tuple[nn.Module, str]] = field(default_factory=dict)
+    unused: set[int] = field(default_factory=set)
     touched: dict[int, set[str]] = field(default_factory=dict)
     looked: dict[int, set[str]] = field(default_factory=dict)
     traced: dict[int, Traced | Forked | Refusal] = field(default_factory=dict)
@@ -73,6 +79,33 @@ class Survey:
     def is_needed_outside(self, path: str) -> bool:
         """Whether it does so for more than shape, dtype and device, which are the same after a swap of numbers."""
         return path in self._needed_outside
+
+    @cached_property
+    def names(self) -> Counter[int]:
+        """How many modules hold a module, by identity; what holds it may have several names in turn."""
+        return Counter({key: len(holders) for key, holders in self.held.items()})
+
+    @cached_property
+    def places(self) -> dict[int, str]:
+        """The path at which a module is dealt with, by identity: from where it is called, if that is one place."""
+        once = {key: caller for key, caller in self.caller.items() if self.calls[key] == 1}
+        return places(self.modules, self.held, once)
+
+    def is_shared(self, module: nn.Module) -> bool:
+        """Whether a module with several names may be called under more than one of them."""
+        if self.names[id(module)] < 2:
+            return False
+        return self.calls[id(module)] != 1 or not all(self._is_followed(holder) for holder, _ in self.held[id(module)])
+
+    def _is_followed(self, holder: nn.Module) -> bool:
+        """Whether all that a module calls, and all that is called through it, is known."""
+        traced = self.traced.get(id(holder))
+        if id(holder) in self.unused:
+            return True
+        if traced is None:
+            around = self.held.get(id(holder), [])
+            return only_holds(holder) and all(self._is_followed(outer) for outer, _ in around)
+        return isinstance(traced, Traced) or (isinstance(traced, Forked) and traced.unknown is None)
 
     @cached_property
     def _read_from_outside(self) -> frozenset[str]:
@@ -96,7 +129,7 @@ class Survey:
     def boundary(self, path: str) -> Refusal | None:
         """Why the inside of this module may not be mixed with its surroundings, if so."""
         module = self.modules[path]
-        if self.names[id(module)] > 1:
+        if self.is_shared(module):
             return Refusal("RK301", f"the module has {self.names[id(module)]} names", path)
         if self.calls[id(module)] > 1:
             return Refusal("RK301", f"the module is called at {self.calls[id(module)]} places", path)
@@ -119,7 +152,7 @@ class Survey:
         return home.startswith("torch.nn.") and not isinstance(module, (nn.Sequential, *_CONTAINERS))
 
 
-def _only_holds(module: nn.Module) -> bool:
+def only_holds(module: nn.Module) -> bool:
     """Whether it is a list or dictionary of modules without a forward (torchvision's backbones are ones with).
 
     A wrapper that hands all arguments on (`torch.compile`, `nn.DataParallel`, an average of weights) is none to ask
@@ -158,19 +191,17 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
         ModelError: RK110 when the module tree contains itself.
     """
     modules: dict[str, nn.Module] = {}
-    names: Counter[int] = Counter()
     for path, module in modules_under(model):
         if len(modules) > 1_000_000:
             raise ModelError("RK110", "the module tree has more than a million names; does it contain itself?")
         modules[path] = module
-        names[id(module)] += 1
-    found = Survey(modules, names)
+    found = Survey(modules, holders_of(modules))
     storages = storages_of(model)
     memory, wide = Memory(), Memory()
     for module in modules.values():
-        if id(module) in found.traced or _only_holds(module) or found.is_leaf(module, registry):
+        if id(module) in found.traced or only_holds(module) or found.is_leaf(module, registry):
             continue
-        found.traced[id(module)] = trace(module, storages, memory)
+        found.traced[id(module)] = _traced(module, storages, memory)
     _forget_bypassed(found)
     past: set[nn.Module] = set()
     for path, module in modules.items():
@@ -179,7 +210,7 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
             past |= missed
             for other in missed:
                 found.touched.setdefault(id(other), set()).add(path)
-    _see_all_ways(found, past, lambda module: trace(module, storages, wide, free=True))
+    _see_all_ways(found, past, lambda module: trace(module, storages, wide, Takes.ANYTHING))
     counted: set[int] = set()
     for path, module in modules.items():
         traced = found.traced.get(id(module))
@@ -189,6 +220,15 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
             counted.add(id(module))
             _count(found, path, module)
     return found
+
+
+def _traced(module: nn.Module, storages: frozenset[int], memory: Memory) -> Traced | Forked | Refusal:
+    """The forward for a plain call; for one that gives the optional arguments, where it cannot do without them."""
+    made = trace(module, storages, memory)
+    if isinstance(made, Refusal) and leaves_out(module):
+        given = trace(module, storages, None, Takes.GIVEN)
+        return made if isinstance(given, Refusal) else given
+    return made
 
 
 def _see_all_ways(found: Survey, past: set[nn.Module], wide: Callable[[nn.Module], Any]) -> None:
@@ -223,11 +263,17 @@ def _owner_traced(found: Survey, path: str) -> bool:
 def _forget_bypassed(found: Survey) -> None:
     """Drop the forward of a mere holder: never called itself, while modules inside it are called from outside."""
     alive = _alive(found)
+    called = {id(found.modules[path]) for path in alive}
+
+    def is_called_layer(module: nn.Module) -> bool:
+        return id(module) in called and bool(module._parameters or module._buffers)
+
     for path, module in found.modules.items():
-        if path in alive or id(module) not in found.traced:
+        if id(module) in called or id(module) not in found.traced:
             continue
-        if any(below(name, path) for name in alive):
+        if any(below(name, path) for name in alive) or any(map(is_called_layer, module.modules())):
             del found.traced[id(module)]
+            found.unused.add(id(module))
 
 
 def _alive(found: Survey) -> set[str]:
@@ -262,6 +308,7 @@ def _count(found: Survey, path: str, module: nn.Module) -> None:
         owners |= {name.rpartition(".")[0] for name in traced.looked}
         needed |= {name.rpartition(".")[0] for name in traced.reads - traced.looked} | traced.ran
         past |= traced.past
+        found.caller.update((id(found.modules[prefix + name]), (module, name)) for name in called)
     found.calls.update(most)  # `+=` walks through all that is counted so far
     for owner in (owners | needed) - {""}:
         read = found.modules.get(prefix + owner)

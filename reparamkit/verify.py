@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from reparamkit.arguments import called
 from reparamkit.edits.copies import WITHOUT_EXAMPLE, copy_of
 from reparamkit.errors import ModelError, Refusal, VerificationError
+from reparamkit.nested import plain
 from reparamkit.trace.ambient import undrawn
 
 if TYPE_CHECKING:
@@ -156,20 +157,11 @@ def largest_gap(wanted: Any, got: Any) -> float:
     Raises:
         VerificationError: RK901 when they are built differently.
     """
-    want, spec = pytree.tree_flatten(_plain(wanted))
-    have, other = pytree.tree_flatten(_plain(got))
+    want, spec = pytree.tree_flatten(plain(wanted))
+    have, other = pytree.tree_flatten(plain(got))
     if spec != other or len(want) != len(have):
         raise VerificationError("RK901", "the outputs are built differently")
     return max((_gap(a, b) for a, b in zip(want, have, strict=True)), default=0.0)
-
-
-def _plain(tree: Any) -> Any:
-    """Output objects that are mappings (transformers' ModelOutput) as plain ones."""
-    if isinstance(tree, dict):
-        return {str(k): _plain(v) for k, v in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [_plain(v) for v in tree]
-    return tree
 
 
 def _gap(a: Any, b: Any) -> float:

@@ -11,7 +11,7 @@ from reparamkit.edits.edit import Rewrite
 from reparamkit.edits.ends import around, backs, fronts, lies_inside, only_around, outermost
 from reparamkit.errors import Refusal
 from reparamkit.lift.constant import read_by, readers
-from reparamkit.paths import joined, within
+from reparamkit.paths import below, holders, joined, within
 from reparamkit.survey import hooked
 from reparamkit.trace.twin import PAST_HOOKS
 
@@ -33,7 +33,7 @@ def rewrite_for(candidate: Candidate, flow: Flow, survey: Survey, gone: frozense
         return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
     frame = found.frame
     refusal = unwritable(frame) or frozen(frame, gone.union(candidate.values)) or _lost(frame, candidate)
-    refusal = refusal or _read_elsewhere(frame, candidate, flow, survey)
+    refusal = refusal or _read_elsewhere(frame, candidate, flow, survey) or _named_again(frame, candidate, survey)
     return found if refusal is None else refusal
 
 
@@ -140,6 +140,17 @@ def _read_elsewhere(frame: Frame, candidate: Candidate, flow: Flow, survey: Surv
             if readers:
                 where = value.module_path or value.where
                 return Refusal("RK301", f"the forward of {min(readers) or '(root)'} reads its tensors", where)
+    return None
+
+
+def _named_again(frame: Frame, candidate: Candidate, survey: Survey) -> Refusal | None:
+    """A module that would go here and stay under another name."""
+    for value in candidate.values:
+        path = value.path if value.module_path is None else value.module_path
+        for place in (path, *holders(path)):
+            names = survey.names[id(survey.modules[place])]
+            if names > 1 and (below(place, frame.path) or not frame.path):
+                return Refusal("RK301", f"the module has {names} names, and would stay under another", place)
     return None
 
 

@@ -32,6 +32,7 @@ class Steps:
         remainders: path -> names of the children that stay, in order (or a maker of what stays).
         rewrites: path -> (the new forward, names and modules it calls).
         quiet: paths of modules whose converter methods would fold again what is folded.
+        also: the other paths of a module that is exchanged at one of them, by that one.
     """
 
     weights: dict[str, nn.Module] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Steps:
     remainders: dict[str, tuple[str, ...] | Callable[[], nn.Module]] = field(default_factory=dict)
     rewrites: dict[str, tuple[Emitted, dict[str, nn.Module]]] = field(default_factory=dict)
     quiet: tuple[str, ...] = ()
+    also: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Journal:
@@ -113,9 +115,9 @@ def splice(model: nn.Module, steps: Steps, journal: Journal) -> None:
         _take_parameters(model.get_submodule(path), filled, journal)
     gone: dict[int, nn.Module] = {}
     for path, module in (*steps.modules.items(), *steps.aside.items()):
-        _put(model, path, module, journal, gone)
+        _put(model, (path, *steps.also.get(path, ())), module, journal, gone)
     for path, names in steps.remainders.items():
-        _put(model, path, _rest(model.get_submodule(path), names), journal, gone)
+        _put(model, (path, *steps.also.get(path, ())), _rest(model.get_submodule(path), names), journal, gone)
     for path, (emitted, merged) in steps.rewrites.items():
         _rewrite(model.get_submodule(path), emitted, merged, journal)
     for path in steps.quiet:
@@ -129,12 +131,15 @@ def _take_parameters(module: nn.Module, filled: nn.Module, journal: Journal) -> 
         module._parameters[name] = value
 
 
-def _put(model: nn.Module, path: str, module: nn.Module, journal: Journal, gone: dict[int, nn.Module]) -> None:
-    owner_path, _, name = path.rpartition(".")
-    owner = model.get_submodule(owner_path)
-    journal.attributes(owner, "_modules")
-    gone[id(owner._modules[name])] = module
-    owner._modules[name] = module
+def _put(
+    model: nn.Module, paths: Sequence[str], module: nn.Module, journal: Journal, gone: dict[int, nn.Module]
+) -> None:
+    gone[id(model.get_submodule(paths[0]))] = module
+    for path in paths:
+        owner_path, _, name = path.rpartition(".")
+        owner = model.get_submodule(owner_path)
+        journal.attributes(owner, "_modules")
+        owner._modules[name] = module
 
 
 def _put_in_places(model: nn.Module, gone: Mapping[int, nn.Module], journal: Journal) -> None:

@@ -14,7 +14,7 @@ from reparamkit.edits.rewritten import would_fold_again
 from reparamkit.edits.splice import Steps
 from reparamkit.errors import VerificationError
 from reparamkit.lower import neutral
-from reparamkit.paths import below, holders
+from reparamkit.paths import below, holders, joined
 from reparamkit.plan import Plan
 from reparamkit.planned import Planned
 from reparamkit.prove import Proven
@@ -34,7 +34,7 @@ def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
         edit = planned.edit
         if isinstance(edit, Swap):
             holder = made.survey.modules[edit.anchor]
-            kept = edit.keeps_forward or (_same_geometry(holder, found.module) and made.survey.names[id(holder)] == 1)
+            kept = edit.keeps_forward or (_same_geometry(holder, found.module) and not made.survey.is_shared(holder))
             (steps.weights if kept else steps.modules)[edit.anchor] = settled(holder, found.module)
             makers = _remainder_makers(edit)
             steps.remainders.update({path: makers.get(path, names) for path, names in edit.remainders.items()})
@@ -46,7 +46,18 @@ def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
     inside = [p for p in steps.aside if p in removed or any(below(p, gone) for gone in (*removed, *steps.aside))]
     aside = {p: m for p, m in steps.aside.items() if p not in inside}
     steps = replace(steps, aside=aside)
-    return replace(steps, quiet=_quiet(made, steps))
+    return replace(steps, quiet=_quiet(made, steps), also=_other_paths(made, steps))
+
+
+def _other_paths(made: Plan, steps: Steps) -> dict[str, tuple[str, ...]]:
+    """Under which other names the exchanged modules are held; one that is shared is exchanged under one of them."""
+    survey, found = made.survey, {}
+    for path in (*steps.modules, *steps.aside, *steps.remainders):
+        module = survey.modules[path]
+        if survey.names[id(module)] > 1 and not survey.is_shared(module):
+            held = [joined(survey.places[id(holder)], name) for holder, name in survey.held[id(module)]]
+            found[path] = tuple(other for other in held if other != path)
+    return found
 
 
 def _each_on_its_own(edits: Sequence[Edit]) -> None:

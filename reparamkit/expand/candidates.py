@@ -20,7 +20,7 @@ def layers_in(found: Survey) -> Iterator[tuple[str, nn.Module, Refusal | None]]:
     expanded = [path for path, module in found.modules.items() if isinstance(module, StandIn)]
     owners = Counter(id(t) for m in set(found.modules.values()) for t in m._parameters.values() if t is not None)
     for path, module in found.modules.items():
-        if isinstance(module, CONVS) and not within(path, expanded):
+        if isinstance(module, CONVS) and not within(path, expanded) and path == found.places[id(module)]:
             yield path, module, _unfit(path, module, found, owners)
 
 

@@ -52,12 +52,10 @@ class Lifter:
         """A flow for every module that is not part of another flow, parents first."""
         for path, module in self.survey.modules.items():
             traced = self.survey.traced.get(id(module))
-            if path in self.inlined or traced is None:
+            if path in self.inlined or traced is None or path != self.survey.places[id(module)]:
                 continue
             if isinstance(traced, Refusal):
                 yield Flow(path, refusals=[traced])
-                continue
-            if self.survey.names[id(module)] > 1 and path != self._first_name(module):
                 continue
             yield self._lifted(path, traced)
 
@@ -82,9 +80,6 @@ class Lifter:
         self.inlined = inlined  # a child that only the others call has a flow of its own
         flow.unknown, flow.main = traced.unknown, traced.main is not None
         return flow
-
-    def _first_name(self, module: nn.Module) -> str:
-        return next(p for p, m in self.survey.modules.items() if m is module)
 
     def _flow(self, path: str, traced: Traced) -> Flow:
         flow = Flow(path)

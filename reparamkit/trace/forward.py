@@ -29,7 +29,7 @@ from reparamkit.trace.ambient import ambient
 from reparamkit.trace.borders import write_borders
 from reparamkit.trace.forks import Forks, TooManyWays, runs
 from reparamkit.trace.lasting import Lasting, alike, left_behind
-from reparamkit.trace.parameters import placeholders
+from reparamkit.trace.parameters import Takes, placeholders
 from reparamkit.trace.reuse import Log, Memory
 from reparamkit.trace.shuffles import write_shuffles
 from reparamkit.trace.tracer import TwinTracer
@@ -111,7 +111,7 @@ class Forked:
 
 
 def trace(
-    module: nn.Module, storages: frozenset[int], memory: Memory | None = None, *, free: bool = False
+    module: nn.Module, storages: frozenset[int], memory: Memory | None = None, takes: Takes = Takes.DEFAULTS
 ) -> Traced | Forked | Refusal:
     """Trace the forward of `module`, its children as leaves; every way through it, where it depends on its input.
 
@@ -119,7 +119,7 @@ def trace(
         module: a module in eval mode; nothing in it is changed.
         storages: `storages_of` the whole model; a forward that writes to one of them is refused.
         memory: of traces of modules that are alike.
-        free: also try the ways it goes when optional arguments are given.
+        takes: what it is given for optional arguments.
 
     Returns:
         The graph, or graphs, or a `Refusal` (RK604) with the reason and the source line.
@@ -130,21 +130,21 @@ def trace(
     if known is not None:
         return known  # type: ignore[no-any-return]
     log = Log()
-    made = _every_way(module, storages, log, free)
+    made = _every_way(module, storages, log, takes)
     if log.stumbled and isinstance(made, Refusal):
         log = Log(sized=True)
-        made = _every_way(module, storages, log, free)
+        made = _every_way(module, storages, log, takes)
     if memory is not None and not isinstance(made, Refusal) and not any(way.ran for way in made.graphs):
         memory.keep(module, log, made)
     return made
 
 
-def _every_way(module: nn.Module, storages: frozenset[int], log: Log, free: bool) -> Traced | Forked | Refusal:
+def _every_way(module: nn.Module, storages: frozenset[int], log: Log, takes: Takes) -> Traced | Forked | Refusal:
     ways: dict[str, Traced] = {}
     raising: Refusal | None = None
     try:
         for forks in runs():
-            made, raises = _one_way(module, storages, log, forks, free)
+            made, raises = _one_way(module, storages, log, forks, takes)
             if isinstance(made, Traced):
                 ways.setdefault(str(made.graph), made)
             elif raises and forks.answers:
@@ -161,35 +161,35 @@ def _every_way(module: nn.Module, storages: frozenset[int], log: Log, free: bool
 
 
 def _one_way(
-    module: nn.Module, storages: frozenset[int], log: Log, forks: Forks, free: bool
+    module: nn.Module, storages: frozenset[int], log: Log, forks: Forks, takes: Takes
 ) -> tuple[Traced | Refusal, bool]:
     """One way through; or why not, and whether a real call that goes this way would raise as well."""
     tracer = TwinTracer(module, log, forks, returned)
     try:
-        return _followed(tracer, storages, free)
+        return _followed(tracer, storages, takes)
     finally:
         tracer.release()
 
 
-def _followed(tracer: TwinTracer, storages: frozenset[int], free: bool) -> tuple[Traced | Refusal, bool]:
-    made, raises = _run(tracer.module, storages, tracer, free)
+def _followed(tracer: TwinTracer, storages: frozenset[int], takes: Takes) -> tuple[Traced | Refusal, bool]:
+    made, raises = _run(tracer.module, storages, tracer, takes)
     if isinstance(made, Refusal):
         return made, raises
     left = left_behind(tracer.twins, tracer.log)
     if not left.carried:
         return replace(made, leaves=left.written), False
-    unsettled = left.traced or _unsettled(made, left, tracer, storages, free)
+    unsettled = left.traced or _unsettled(made, left, tracer, storages, takes)
     if unsettled:
         return Refusal("RK604", f"keeps {unsettled} from one call to the next"), False
     return replace(made, leaves=left.written), False
 
 
-def _unsettled(made: Traced, left: Lasting, first: TwinTracer, storages: frozenset[int], free: bool) -> str | None:
+def _unsettled(made: Traced, left: Lasting, first: TwinTracer, storages: frozenset[int], takes: Takes) -> str | None:
     """An attribute that makes the next call, on what this one left, another one."""
     script = tuple(taken for taken, _ in first.forks.answers)
     tracer = TwinTracer(first.module, Log(sized=first.log.sized), Forks(script), returned, left.carried)
     try:
-        again, _ = _run(first.module, storages, tracer, free)
+        again, _ = _run(first.module, storages, tracer, takes)
         if not isinstance(again, Traced) or not _alike(made, again):
             return next(iter(left.carried))[1]
         return left.settles(left_behind(tracer.twins, tracer.log))
@@ -201,14 +201,16 @@ def _alike(one: Traced, other: Traced) -> bool:
     return str(one.graph) == str(other.graph) and alike(one.constants, other.constants)
 
 
-def _run(module: nn.Module, storages: frozenset[int], tracer: TwinTracer, free: bool) -> tuple[Traced | Refusal, bool]:
+def _run(
+    module: nn.Module, storages: frozenset[int], tracer: TwinTracer, takes: Takes
+) -> tuple[Traced | Refusal, bool]:
     """One run of the forward; or why there is no trace of it, and whether a real call would raise as well."""
     symbols, watch = tracer.log.symbols, Watch(storages, tracer.log)
     try:
         with torch.enable_grad(), watch:
             tracer.mode = ambient()
             twin = tracer.twin(module, "")
-            args, kwargs, tracer.fixed = placeholders(tracer, module, free)
+            args, kwargs, tracer.fixed = placeholders(tracer, module, takes)
             result = twin.forward(*args, **kwargs)
             tracer.create_node("output", "output", (tracer.create_arg(result),), {})
     except RecursionError:

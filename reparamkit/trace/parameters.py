@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
+from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,23 @@ if TYPE_CHECKING:
     from reparamkit.trace.tracer import TwinTracer
 
 
-def placeholders(tracer: TwinTracer, module: nn.Module, free: bool) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+class Takes(Enum):
+    """What a trace gives a forward for its optional arguments."""
+
+    DEFAULTS = "the default"
+    GIVEN = "something, where the default is None"
+    ANYTHING = "every argument that has a default, or that the code compares with None, both ways"
+
+
+def placeholders(
+    tracer: TwinTracer, module: nn.Module, takes: Takes
+) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     """Arguments for the forward: proxies for what must be given, the defaults for what need not.
 
     Args:
         tracer: gets the placeholders.
         module: whose forward it is.
-        free: try every argument that has a default, or that the code compares with None, both ways.
+        takes: what to give for those that need not be given.
 
     Returns:
         Positional and keyword arguments, and what was fixed at a value.
@@ -33,13 +44,15 @@ def placeholders(tracer: TwinTracer, module: nn.Module, free: bool) -> tuple[lis
     kwargs: dict[str, Any] = {}
     fixed: dict[str, Any] = {}
     forward = module.__dict__.get("forward", None) or types.MethodType(type(module).forward, module)
+    free = takes is Takes.ANYTHING
     optional = _compared_with_none(forward) if free else frozenset()
     for index, (name, p) in enumerate(parameters_of(forward).items()):
         stars = "*" if p.kind is p.VAR_POSITIONAL else "**" if p.kind is p.VAR_KEYWORD else ""
         if stars:
             tracer.create_proxy("placeholder", stars + name, (), {})
             continue
-        options: list[Any] = [_GIVEN] if p.default is p.empty else [p.default, _GIVEN]
+        must = p.default is p.empty or (takes is Takes.GIVEN and p.default is None)
+        options: list[Any] = [_GIVEN] if must else [p.default, _GIVEN]
         if type(p.default) is bool:
             options = [p.default, not p.default]
         elif index == 0:
@@ -57,6 +70,11 @@ def placeholders(tracer: TwinTracer, module: nn.Module, free: bool) -> tuple[lis
         else:
             args.append(value)
     return args, kwargs, fixed
+
+
+def leaves_out(module: nn.Module) -> bool:
+    """Whether the forward has an argument that is None where it is not given."""
+    return any(p.default is None for p in signature_of(forward_of(module)).parameters.values())
 
 
 _GIVEN = object()
