@@ -183,15 +183,7 @@ def apply(
 
 
 @_quietly
-def carry_out(made: Plan, **options: Any) -> nn.Module | tuple[nn.Module, Report]:
-    """Compute, prove and make what a plan says, once; arguments, result and errors as those of `apply`."""
-    try:
-        return _carried_out(made, **options)
-    finally:
-        made.release()
-
-
-def _carried_out(
+def carry_out(
     made: Plan,
     *,
     inplace: bool,
@@ -201,6 +193,7 @@ def _carried_out(
     keep_original: bool,
     return_report: bool,
 ) -> nn.Module | tuple[nn.Module, Report]:
+    """Compute, prove and make what a plan says, once; arguments, result and errors as those of `apply`."""
     model = made.model
     rtol = _tolerance(made.recipe, verify)
     proven, refused = prove_all(made, rtol)
@@ -228,10 +221,11 @@ def _carried_out(
         comparison = None if truth is None else truth.judge(target)
         warn_of_optimizers(parameters, target)
         if not return_report:
+            made.release()
             return target
         refusals = (*rounds.refusals, *rounds.refused, *more.refused)
         report = report_of(made.recipe, made.policy.name, rounds.proven, refusals, comparison)
-        return target, replace(
+        report = replace(
             report,
             merged=(*report.merged, *more.merged),
             key_map=moved(rounds.key_map, more.moves),
@@ -240,6 +234,8 @@ def _carried_out(
             notes=notes,
             _undo=[journal.rollback] if keep_original else [],
         )
+        made.release()
+        return target, report
     except BaseException:  # an interrupt, too; not `with`, which an interrupt could leave before its exit is entered
         journal.rollback()
         raise
