@@ -23,7 +23,7 @@ class Chain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = layer(x)
-            if isinstance(x, tuple):
+            if isinstance(x, tuple) or isinstance(x, list):  # noqa: SIM101 - two questions
                 x = x[0]
         return x
 
