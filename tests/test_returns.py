@@ -1,4 +1,4 @@
-"""Forwards that ask what their children return, nested: each is looked at once, not once for every question above it."""
+"""Forwards that ask what their children return: each child is looked at once, not once for every question."""
 
 from __future__ import annotations
 
