@@ -197,11 +197,12 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
         modules[path] = module
     found = Survey(modules, holders_of(modules))
     storages = storages_of(model)
-    memory, wide = Memory(), Memory()
+    memory = Memory()
+    given, wide = Memory(memory.returns), Memory(memory.returns)
     for module in modules.values():
         if id(module) in found.traced or only_holds(module) or found.is_leaf(module, registry):
             continue
-        found.traced[id(module)] = _traced(module, storages, memory)
+        found.traced[id(module)] = _traced(module, storages, memory, given)
     _forget_bypassed(found)
     past: set[nn.Module] = set()
     for path, module in modules.items():
@@ -222,12 +223,12 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
     return found
 
 
-def _traced(module: nn.Module, storages: frozenset[int], memory: Memory) -> Traced | Forked | Refusal:
+def _traced(module: nn.Module, storages: frozenset[int], memory: Memory, given: Memory) -> Traced | Forked | Refusal:
     """The forward for a plain call; for one that gives the optional arguments, where it cannot do without them."""
     made = trace(module, storages, memory)
     if isinstance(made, Refusal) and leaves_out(module):
-        given = trace(module, storages, None, Takes.GIVEN)
-        return made if isinstance(given, Refusal) else given
+        other = trace(module, storages, given, Takes.GIVEN)
+        return made if isinstance(other, Refusal) else other
     return made
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import reparamkit
-from tests.helpers import conv_bn, convert, counts, inputs
+from tests.helpers import conv_bn, convert, counts, gap, inputs
 
 
 class MixedOps(nn.Module):
@@ -325,3 +325,32 @@ class Held(nn.Module):
 )
 def test_modules_in_containers(kind: Any) -> None:
     assert counts(convert(Held(kind))[0]) == (1, 0)
+
+
+class MadeTensor(nn.Module):
+    """MONAI turns its own kind of tensor into torch's so."""
+
+    def __init__(self, converting: Any) -> None:
+        super().__init__()
+        self.conv, self.norm, self.other = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.converting = converting
+
+    def forward(self, x: Any) -> Tensor:
+        x = self.converting(x)
+        return self.norm(self.converting(self.conv(x))) + self.other(x)[..., 1:-1, 1:-1]
+
+
+@pytest.mark.parametrize("converting", [torch.as_tensor, torch.asarray])
+def test_tensors_that_are_made_tensors(converting: Any) -> None:
+    model = MadeTensor(converting)
+    converted, _ = convert(model)
+    assert counts(converted) == (2, 0)
+    lists = inputs((1, 4, 5, 5), dtype=torch.float32).tolist()
+    with torch.no_grad():
+        assert gap(model.float()(lists), converted.float()(lists)) < 1e-5
+
+
+def test_tensors_that_are_made_other_tensors() -> None:
+    """A dtype that is asked for is a conversion, and stays."""
+    converted, _ = convert(MadeTensor(lambda x: torch.as_tensor(x, dtype=torch.float64)))
+    assert counts(converted) == (2, 1)

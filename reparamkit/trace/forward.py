@@ -15,7 +15,7 @@ import dis
 import linecache
 import traceback
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,10 +129,10 @@ def trace(
     known = None if memory is None else memory.recall(module)
     if known is not None:
         return known  # type: ignore[no-any-return]
-    log = Log()
+    log = Log() if memory is None else Log(returns=memory.returns)
     made = _every_way(module, storages, log, takes)
     if log.stumbled and isinstance(made, Refusal):
-        log = Log(sized=True)
+        log = Log(sized=True, returns=log.returns)
         made = _every_way(module, storages, log, takes)
     if memory is not None and not isinstance(made, Refusal) and not any(way.ran for way in made.graphs):
         memory.keep(module, log, made)
@@ -164,7 +164,7 @@ def _one_way(
     module: nn.Module, storages: frozenset[int], log: Log, forks: Forks, takes: Takes
 ) -> tuple[Traced | Refusal, bool]:
     """One way through; or why not, and whether a real call that goes this way would raise as well."""
-    tracer = TwinTracer(module, log, forks, returned)
+    tracer = TwinTracer(module, log, forks, partial(returned, known=log.returns))
     try:
         return _followed(tracer, storages, takes)
     finally:
@@ -187,7 +187,8 @@ def _followed(tracer: TwinTracer, storages: frozenset[int], takes: Takes) -> tup
 def _unsettled(made: Traced, left: Lasting, first: TwinTracer, storages: frozenset[int], takes: Takes) -> str | None:
     """An attribute that makes the next call, on what this one left, another one."""
     script = tuple(taken for taken, _ in first.forks.answers)
-    tracer = TwinTracer(first.module, Log(sized=first.log.sized), Forks(script), returned, left.carried)
+    log = Log(sized=first.log.sized, returns=first.log.returns)
+    tracer = TwinTracer(first.module, log, Forks(script), first.returned, left.carried)
     try:
         again, _ = _run(first.module, storages, tracer, takes)
         if not isinstance(again, Traced) or not _alike(made, again):
@@ -256,28 +257,39 @@ def _made(tracer: TwinTracer, twin: nn.Module, watch: Watch) -> Traced:
     )
 
 
-def returned(module: nn.Module) -> Returned:
-    """What a call of `module` surely returns, as its forward tells."""
+def returned(module: nn.Module, known: dict[int, Returned]) -> Returned:
+    """What a call of `module` surely returns, as its forward tells.
+
+    Args:
+        module: a child of a module that is traced.
+        known: the answers so far, by identity. Forwards ask each other: without it, as often as they are nested.
+    """
+    if id(module) not in known:
+        known[id(module)] = _returned(module, known)
+    return known[id(module)]
+
+
+def _returned(module: nn.Module, known: dict[int, Returned]) -> Returned:
     if module._forward_hooks:
         return Returned()
     if type(module) is nn.Sequential:
-        return returned(module[-1]) if len(module) else Returned()
+        return returned(module[-1], known) if len(module) else Returned()
     if type(module).__module__.startswith("torch.nn."):
         return Returned(tensor=is_tensor_module(module))
-    traced = trace(module, frozenset())
-    found = set() if isinstance(traced, Refusal) else {_end_of(way.graph, module) for way in traced.graphs}
+    traced = trace(module, frozenset(), Memory(known))
+    found = set() if isinstance(traced, Refusal) else {_end_of(way.graph, module, known) for way in traced.graphs}
     return found.pop() if len(found) == 1 else Returned()
 
 
-def _end_of(graph: fx.Graph, module: nn.Module) -> Returned:
+def _end_of(graph: fx.Graph, module: nn.Module, known: dict[int, Returned]) -> Returned:
     last = next(n for n in graph.nodes if n.op == "output").args[0]
     if isinstance(last, (list, tuple)):
         return Returned(parts=len(last)) if type(last) in _PLAIN_LISTS else Returned()
     if not isinstance(last, fx.Node):
         return Returned()
     if last.op == "call_module":
-        return returned(module.get_submodule(str(last.target)))
-    return Returned(tensor=surely_tensor(last, lambda n: returned(module.get_submodule(str(n.target))).tensor))
+        return returned(module.get_submodule(str(last.target)), known)
+    return Returned(tensor=surely_tensor(last, lambda n: returned(module.get_submodule(str(n.target)), known).tensor))
 
 
 _PLAIN_LISTS = (list, tuple, immutable_list)

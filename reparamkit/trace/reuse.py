@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reparamkit.lift.facts import Returned
 from reparamkit.paths import module_at
 from reparamkit.trace.symbols import Symbols
 
@@ -36,6 +37,7 @@ class Log:
         symbols: copies of the functions that are run.
         sized: whether parameters take traced sizes (`trace/sized.py`).
         stumbled: whether a run ended with a `TypeError`, as it does where they would have to.
+        returns: what modules return, by identity, as far as anything has asked.
     """
 
     seen: dict[tuple[str, str], Any] = field(default_factory=dict)
@@ -45,6 +47,7 @@ class Log:
     symbols: Symbols = field(default_factory=Symbols)
     sized: bool = False
     stumbled: bool = False
+    returns: dict[int, Returned] = field(default_factory=dict, repr=False)
 
     def note(self, path: str, name: str, value: Any) -> None:
         """Write down that `name` of the module at `path` is `value`."""
@@ -100,9 +103,14 @@ def _look(module: nn.Module, name: str) -> Any:
 
 
 class Memory:
-    """Traces so far, by class."""
+    """Traces so far, by class.
 
-    def __init__(self) -> None:
+    Attributes:
+        returns: what modules return, by identity, as far as a trace has asked.
+    """
+
+    def __init__(self, returns: dict[int, Returned] | None = None) -> None:
+        self.returns: dict[int, Returned] = {} if returns is None else returns
         self._traces: dict[type, list[tuple[Log, Any]]] = {}
 
     def recall(self, module: nn.Module) -> Any:

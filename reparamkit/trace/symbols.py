@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx.proxy import Proxy
 
 from reparamkit.trace.ambient import LOOKED_THROUGH, QUESTIONS, Chance, is_generator, seeds
@@ -84,6 +85,19 @@ def _recorded(real: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _converting(real: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.as_tensor`, which does not ask a proxy: a tensor that nothing else is wanted of is handed on."""
+
+    def run(data: Any, **wanted: Any) -> Any:
+        if not builtins.isinstance(data, Proxy):
+            return real(data, **wanted)
+        if not wanted and data.tracer.is_a(data, Tensor):  # type: ignore[attr-defined]
+            return data
+        return data.tracer.create_proxy("call_function", real, (data,), wanted)
+
+    return run
+
+
 def _super(*args: Any) -> Any:
     """`super`, with or without arguments; what it finds runs as a copy too."""
     if not args:
@@ -125,6 +139,7 @@ _BUILTINS: dict[str, Any] = {
 del _BUILTINS["bool"]  # `bool(x)` asks the proxy, which knows what to do
 
 
+_CONVERSIONS = frozenset({torch.as_tensor, torch.asarray})
 _STATELESS = frozenset({type(None), bool, int, float, str, tuple, type})
 
 
@@ -192,6 +207,8 @@ class Symbols:
         question = QUESTIONS.get(value)
         if question is not None:
             return lambda *args: self.tracer.ask(question) == 0
+        if value in _CONVERSIONS:
+            return _converting(value)
         return self._drawn(value) if is_generator(value.__self__) else value
 
     def _drawn(self, value: Any) -> Any:
