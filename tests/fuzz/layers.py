@@ -34,9 +34,12 @@ CHANGING = (
 )
 
 
-def conv(draw: random.Random, nd: int, channels: int, keep: bool) -> str:
-    """A convolution; with `keep` its output has the shape of its input."""
-    out = channels if keep else draw.choice([channels, channels, 4, 6])
+ACTS = ("nn.Sequential(nn.ReLU())", "nn.Sequential(nn.Identity())", "nn.Sequential()", "nn.ReLU()", "nn.Tanh()")
+
+
+def conv(draw: random.Random, nd: int, channels: int, keep: bool, out: int = 0) -> str:
+    """A convolution to `out` channels; with `keep` its output is as large as its input."""
+    out = out or (channels if keep else draw.choice([channels, channels, 4, 6]))
     kernel = tuple(draw.choice([1, 3, 3]) for _ in range(nd)) if draw.random() < 0.3 else (draw.choice([1, 3, 3]),) * nd
     dilation = draw.choice([1, 1, 1, 1, 2])
     same = tuple(dilation * (k // 2) for k in kernel)

@@ -34,8 +34,8 @@ class ClassText:
     @property
     def text(self) -> str:
         """The class as Python."""
-        lines = [f"class {self.name}(Base):", "    def __init__(self, flag=True, times=1):"]
-        lines += ["        super().__init__(flag, times)", *(f"        {line}" for line in self.init)]
+        lines = [f"class {self.name}(Base):", "    def __init__(self, flag=True, times=1, act=None):"]
+        lines += ["        super().__init__(flag, times, act)", *(f"        {line}" for line in self.init)]
         lines += [f"    def forward(self, {self.header}):", *(f"        {line}" for line in self.body)]
         return "\n".join([*lines, f"        return {self.returned}", ""])
 

@@ -3,8 +3,8 @@
 ``<x>`` is an image of the forward, ``<y>`` one of the same shape (perhaps the same), ``<t>`` any tensor, ``<new>`` a
 name that is new. ``<c>`` is the number of channels of ``<x>``, ``<nd>`` its number of spatial axes, ``<ones>`` and
 ``<nones>`` one entry for each of those, ``<k>`` a number. All others are attributes made for the occasion: layers
-(``<conv>``, ``<norm>``, ``<keep>`` for one that keeps the shape, ``<layer>`` for any, ``<again>`` for one that is there
-already, ``<block>`` for a module of a generated class, ``<list>`` for a `ModuleList` of layers that keep the shape),
+(``<conv>``, ``<norm>``, ``<keep>`` for one that keeps the shape, ``<widen>`` for one to six channels and ``<narrow>``
+for one from six, ``<layer>`` for any, ``<again>`` for one that is there already, ``<block>`` for a module of a generated class, ``<list>`` for a `ModuleList` of layers that keep the shape),
 ``<p>`` a parameter for each channel, ``<s>`` one of no axes, ``<b>`` a buffer for each channel, ``<f>`` a number.
 """
 
@@ -29,9 +29,10 @@ def total(first, *rest, scale=1):
 
 class Base(nn.Module):
     gain = 0.5
-    def __init__(self, flag=True, times=1):
+    def __init__(self, flag=True, times=1, act=None):
         super().__init__()
         self.flag, self.times = flag, times
+        self.act = nn.Identity() if act is None else act
     @property
     def doubled(self):
         return self.gain * 2
@@ -60,6 +61,8 @@ LAYERS = """
 <new> = <again>(<x>)
 <new> = <block>(<x>)
 <new> = <block>(<x>)
+<new> = <block>(<block>(<x>))
+<new> = <block>(<x>) + <block>(<x>)
 <new> = <block>(v0=<x>)
 <new> = <block>(<x>, <y>)
 <new> = <block>(<x>, extra=<y>)
@@ -73,6 +76,12 @@ LAYERS = """
 <new> = <linear>(<x>.movedim(1, -1)).movedim(-1, 1)
 <new> = <linear>(<x>.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(<x>.shape)
 <new> = <linear>(<x>.mean(<axes>))<nones_tail>
+<new> = self.act(<x>)
+<new> = <widen>(<x>); <new> = <narrow>(<new>)
+<new> = <widen>(<x>); <new2> = <narrow>(<new>) * <new>.shape[1]
+<new> = <widen>(<x>); <new2> = <narrow>(<new>) / <new>.numel()
+<new> = <widen>(<x>); <new2> = <narrow>(<new>).reshape(<new>.shape[0], -1, *<new>.shape[2:])
+<new> = <widen>(<x>); <new2> = <narrow>(<new>) if <new>.shape[-1] > 6 else <narrow>(<new>)
 """
 
 SUMS = """
@@ -101,6 +110,8 @@ SUMS = """
 <new> = residual(<keep>, <x>)
 <new> = torch.lerp(<x>, <y>, 0.25)
 <new> = <x> + (<y> if self.flag else 0)
+<new> = self.act(<keep>(<x>) + <keep>(<x>))
+<new> = self.act(<keep>(<x>) + <x>)
 <new> = torch.where(<x> > 0, <x>, <y> * 0)
 <new> = torch.cat([<x>, <y>], 1)
 <new> = torch.cat((<keep>(<x>), <x>), dim=1)
@@ -263,6 +274,9 @@ self.calls = getattr(self, "calls", 0) + 1
 <new> = <alias>(<x>)
 <new> = <keep>(<x>); del <new>; <new> = <x>
 with torch.no_grad(): <new> = <keep>(<x>)
+with torch.no_grad(): <x> = <norm>(<x>)
+with torch.set_grad_enabled(False): <new> = <keep>(<x>) + <keep>(<x>)
+with torch.autocast("cpu", enabled=False): <x> = <norm>(<x>)
 with torch.enable_grad(): <new> = <norm>(<keep>(<x>))
 <new> = <x> if <x>.size(0) > 100 else <keep>(<x>)
 <new> = <keep>(<x>) if <x>.requires_grad else <keep>(<x>)

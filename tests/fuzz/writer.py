@@ -23,6 +23,7 @@ from tests.fuzz.statements import HEADERS, RETURNS, STATEMENTS, WEIGHTS
 CHANNELS = 4
 SIZES = ((7, 8, 9), (9, 10, 7))
 LARGEST = 1e3
+_WIDE = 6
 _HOLE = re.compile(r"<(\w+)>")
 _AFTER = (
     "self.<m>.register_forward_hook(lambda m, a, out: None)",
@@ -192,14 +193,17 @@ class Writer:
         if hole == "block":
             if not self.blocks:
                 raise Dropped
-            options = self.draw.choice(["", "", "flag=False", "times=2", "False, 0"])
+            options = self.draw.choice(["", "", "flag=False", "times=2", "False, 0", "act=", "act=", "act="])
+            options += self.draw.choice(layers.ACTS) if options == "act=" else ""
             return self._attribute(f"{self.draw.choice(self.blocks)}({options})")
         if hole == "convp":
             return self._attribute(f"nn.Conv{self.nd}d({channels}, {channels}, 3, padding=1)")
         if hole == "linear":
             return self._attribute(f"nn.Linear({channels}, {channels})")
-        if hole == "conv":
-            return self._attribute(layers.conv(self.draw, self.nd, channels, False))
+        if hole in ("conv", "widen"):
+            return self._attribute(layers.conv(self.draw, self.nd, channels, False, _WIDE if hole == "widen" else 0))
+        if hole == "narrow":
+            return self._attribute(layers.conv(self.draw, self.nd, _WIDE, False, self.draw.choice([4, 6, 8])))
         kinds = {
             "norm": layers.norm,
             "keep": layers.keeping,
