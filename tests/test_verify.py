@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import reparamkit
 from tests.helpers import Fn, conv_bn, inputs, randomize
@@ -69,6 +69,36 @@ def test_float64_judges_what_float32_does_not() -> None:
     assert reparamkit.verify(model, deploy, X.double()).error <= 1e-9
     with pytest.raises(reparamkit.VerificationError, match="RK901"):
         reparamkit.verify(model, wrong(deploy, 1 + 1e-12), X.double(), rtol=1e-13)
+
+
+class Centred(nn.Module):
+    """Returns the mean of numbers whose mean is zero: nothing but rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        return (y - y.mean()).mean()
+
+
+def test_outputs_that_are_nothing_but_rounding_are_not_judged_in_float64_either() -> None:
+    model = randomize(Centred()).double()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    deploy, report = reparamkit.apply(model, example_inputs=x, return_report=True)
+    assert report.whole_model is not None
+    assert report.whole_model.unjudged is not None
+    assert "what they return cancels" in str(report)
+    with pytest.raises(reparamkit.VerificationError, match="RK903"):
+        reparamkit.verify(model, deploy, x)
+
+
+@pytest.mark.parametrize("factor", [1e5, 1.0])
+def test_a_wrong_conversion_is_found_in_float64(factor: float) -> None:
+    model = amplifying(factor).double()
+    with pytest.raises(reparamkit.VerificationError, match="RK901"):
+        reparamkit.verify(model, wrong(reparamkit.apply(model), 1.0001), X.double())
 
 
 def test_a_tolerance_that_is_given_counts() -> None:

@@ -4,7 +4,8 @@
 name that is new. ``<c>`` is the number of channels of ``<x>``, ``<nd>`` its number of spatial axes, ``<ones>`` and
 ``<nones>`` one entry for each of those, ``<k>`` a number. All others are attributes made for the occasion: layers
 (``<conv>``, ``<norm>``, ``<keep>`` for one that keeps the shape, ``<widen>`` for one to six channels and ``<narrow>``
-for one from six, ``<layer>`` for any, ``<again>`` for one that is there already, ``<block>`` for a module of a generated class, ``<list>`` for a `ModuleList` of layers that keep the shape),
+for one from six, ``<layer>`` for any, ``<again>`` for one that is there already, ``<block>`` for a module of a
+generated class, ``<list>`` for a `ModuleList` of layers that keep the shape),
 ``<p>`` a parameter for each channel, ``<s>`` one of no axes, ``<b>`` a buffer for each channel, ``<f>`` a number.
 """
 
