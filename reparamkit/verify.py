@@ -113,7 +113,7 @@ class Truth:
         raise VerificationError("RK901", f"{found}; allowed {allowed:.3g}")
 
     def _felt(self, converted: nn.Module, got: Any, dtype: torch.dtype) -> float:
-        """What the last digit of the input does to outputs in float64: they may be what is left where numbers cancel."""
+        """What the last digit of the input does to outputs in float64, which may be nothing but what cancels leaves."""
         if dtype != torch.float64:
             return 0.0
         generator = torch.Generator().manual_seed(20260729)
