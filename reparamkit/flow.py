@@ -182,7 +182,7 @@ class Frame:
         span: (first, last + 1) index of the values made inside it and inside its children.
         call: the call of it, when it is written into its caller's flow.
         picked: it is one of several ways through the forward, the one that its caller's arguments choose.
-        busy: calls of children that hand a value on and compute something beside it.
+        calls: (first, last + 1) index of the values made in each child that is written in, by the call of it.
     """
 
     path: str
@@ -194,7 +194,7 @@ class Frame:
     span: tuple[int, int] = (0, 0)
     call: fx.Node | None = None
     picked: bool = False
-    busy: set[fx.Node] = field(default_factory=set)
+    calls: dict[fx.Node, tuple[int, int]] = field(default_factory=dict)
     _nodes: dict[int, list[fx.Node]] = field(default_factory=dict)
 
     @property

@@ -52,12 +52,13 @@ class Merge:
     inside: frozenset[Value]
 
 
-def emit(frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
+def emit(frame: Frame, merged: Sequence[Merge], kept: set[fx.Node]) -> Emitted | Refusal:
     """Write the forward of `frame` anew.
 
     Args:
         frame: the module's traced forward.
         merged: the regions, in order of execution.
+        kept: nodes that stay, whoever reads them: `acting`.
 
     Returns:
         The code, or a `Refusal` when what is left of the forward cannot be written down.
@@ -70,7 +71,7 @@ def emit(frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
     copies = dict(copied)
     for merge in merged:
         _replace(graph, frame, merge, copied)
-    _erase_dead(graph, {copies[n] for n in _erasable(frame, merged)})
+    _erase_dead(graph, {copies[n] for n in _erasable(frame, merged) - kept})
     changed = _still_changed(frame, merged, set(graph.nodes), copies)
     if changed is not None:
         return Refusal("RK309", f"{changed} is changed in place, and the rest of the forward keeps it", frame.path)
@@ -121,7 +122,29 @@ def _erasable(frame: Frame, merged: Sequence[Merge]) -> set[fx.Node]:
     found |= {n for merge in merged for n in frame.nodes_of(merge.target)}
     for value in frame.values.values():
         found.update(frame.nodes_of(value)[1:])
-    return found - frame.busy | {node for node, value in frame.values.items() if value.meta}
+    return found | {node for node, value in frame.values.items() if value.meta}
+
+
+def acting(frame: Frame, merged: Sequence[Merge], values: Sequence[Value]) -> set[fx.Node]:
+    """Nodes that do something besides giving a value: what they change in place stays changed, whoever reads them.
+
+    A child that hands a value on and computes something beside it is one of them: that may raise.
+
+    Args:
+        frame: a traced forward.
+        merged: its regions; what is in them is gone.
+        values: all of the flow.
+    """
+    inside = {value for merge in merged for value in merge.inside}
+    found = set()
+    for node, value in frame.values.items():
+        span = frame.calls.get(node)
+        made = [value] if span is None else values[slice(*span)]
+        left = [v for v in made if v not in inside and not v.meta and v.node.op != "placeholder"]
+        handed_on = span is not None and value.index < span[0]
+        if any(v.mutates for v in left) or (handed_on and left):
+            found.add(node)
+    return found
 
 
 def _still_changed(

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from reparamkit.edits.edit import Rewrite
-from reparamkit.edits.emit import Emitted, Merge, emit, removed_by
+from reparamkit.edits.emit import Emitted, Merge, acting, emit, removed_by
 from reparamkit.edits.splice import is_free, new_name
 from reparamkit.errors import Refusal
-from reparamkit.flow import Frame, Value
+from reparamkit.flow import Flow, Frame
 from reparamkit.paths import within
 from reparamkit.planned import Planned
 from reparamkit.recipe import Block
@@ -34,21 +34,21 @@ class Written:
     refusals: list[Refusal] = field(default_factory=list)
     _known: dict[Any, Emitted | Refusal] = field(default_factory=dict, repr=False)
 
-    def code(self, frame: Frame, merged: Sequence[Merge]) -> Emitted | Refusal:
+    def code(self, frame: Frame, merged: Sequence[Merge], flow: Flow) -> Emitted | Refusal:
         """Blocks that are alike were traced once; the code that merges the same nodes is written once."""
-        ends = [(frame.node_of(m.source), frame.node_of(m.target), m.name) for m in merged]
-        key = (id(frame.traced), type(frame.module), tuple(ends), _held(frame, merged), _outline(frame.module))
+        ends = tuple((frame.node_of(m.source), frame.node_of(m.target), m.name) for m in merged)
+        kept = acting(frame, merged, flow.values)
+        key = (id(frame.traced), type(frame.module), ends, _held(frame, merged, kept), _outline(frame.module))
         if key not in self._known:
-            self._known[key] = emit(frame, merged)
+            self._known[key] = emit(frame, merged, kept)
         return self._known[key]
 
 
-def _held(frame: Frame, merged: Sequence[Merge]) -> tuple[Any, ...]:
+def _held(frame: Frame, merged: Sequence[Merge], kept: set[fx.Node]) -> tuple[Any, ...]:
     """Of each node, where its value was made and what becomes of it: a child may hand on what its like changes."""
-    inside = set[Value]().union(*(m.inside for m in merged))
+    inside = {value for merge in merged for value in merge.inside}
     return tuple(
-        (frame.node_of(value), value in inside, value.mutates, node in frame.busy)
-        for node, value in frame.values.items()
+        (frame.node_of(value), value in inside, value.mutates, node in kept) for node, value in frame.values.items()
     )
 
 
@@ -86,13 +86,13 @@ def name_and_write(edits: Sequence[Planned], scopes: dict[str, Block]) -> Writte
 
 
 def _emit(written: Written, path: str, group: Sequence[Planned], scopes: dict[str, Block]) -> list[str] | Refusal:
-    frame = group[0].edit.frame  # type: ignore[union-attr]
+    frame, flow = group[0].edit.frame, group[0].flow  # type: ignore[union-attr]
     block = scopes.get(path)
     wanted = block.into if block is not None and block.into else "reparam"
     gone: tuple[str, ...] = ()
     if not is_free(frame.module, wanted):
         # The name may belong to a branch that is about to go (UniRepLKNet merges into the large kernel itself).
-        trial = written.code(frame, _merges(group, [f"_merged_{i}" for i in range(len(group))]))
+        trial = written.code(frame, _merges(group, [f"_merged_{i}" for i in range(len(group))]), flow)
         if isinstance(trial, Refusal):
             return trial
         gone = trial.removed
@@ -100,7 +100,7 @@ def _emit(written: Written, path: str, group: Sequence[Planned], scopes: dict[st
     for _ in group:
         mine = wanted in gone and wanted not in names
         names.append(wanted if mine else new_name(frame.module, wanted, names))
-    emitted = written.code(frame, _merges(group, names))
+    emitted = written.code(frame, _merges(group, names), flow)
     if isinstance(emitted, Refusal):
         return emitted
     written.rewrites[path] = emitted

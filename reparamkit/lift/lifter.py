@@ -166,10 +166,8 @@ class Lifter:
         assert isinstance(way, Traced)
         inner = self._frame(flow, path, way, {name: frame.values[n] for name, n in given.items()}, depth + 1)
         inner.call, inner.picked = node, way is not traced
-        first, last = inner.span
-        if inner.output is not None and inner.output.index < first < last:
-            frame.busy.add(node)
-        for value in flow.values[first:last] if UNDER in node.meta else ():
+        frame.calls[node] = inner.span
+        for value in flow.values[slice(*inner.span)] if UNDER in node.meta else ():
             value.under = _nested(node.meta[UNDER], value.under)
         return inner
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -278,3 +279,16 @@ def test_a_kernel_of_another_size_than_the_layer_says() -> None:
     linear.weight, linear.bias = nn.Parameter(torch.randn(6, 5)), None
     model = nn.Sequential(linear, nn.BatchNorm1d(6))
     assert len(convert(model, (3, 5), example_inputs=torch.ones(3, 5, dtype=torch.float64))[1].merged) == 1
+
+
+@pytest.mark.parametrize("child", [nn.ReLU(inplace=True), Fn(lambda m, x: torch.relu_(x) + 1)])
+def test_what_a_child_changes_in_place_stays_changed_though_nobody_reads_its_result(child: nn.Module) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.conv(torch.tanh(x)) + torch.tanh(x) * 0
+        y = m.norm(m.conv(y) + y) * 2 + 1
+        m.last(m.child(y) + y)
+        return y
+
+    layers = {"conv": nn.Conv2d(4, 4, 3, padding=1), "norm": nn.BatchNorm2d(4), "last": nn.Identity()}
+    _, report = settled(Fn(run, **layers, child=child))
+    assert report.merged
