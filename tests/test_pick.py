@@ -105,6 +105,13 @@ def test_it_is_left(what: str) -> None:
     assert counts(deploy)[0] == len(names)
 
 
+@pytest.mark.parametrize("run", [lambda y: y[:, :0], lambda y: y.split([0, 8], 1)[0], lambda y: y[:, 8:]])
+def test_slice_of_no_channels_is_left(run: Any) -> None:
+    deploy, _ = convert(Fn(lambda m, x: run(m.bn(m.conv(x))), conv=LAYERS["conv"](), bn=LAYERS["bn"]()), *IMAGES)
+    assert counts(deploy) == (1, 0)
+    assert deploy(torch.ones(IMAGES[0], dtype=torch.float64)).shape == (2, 0, 9, 7)
+
+
 def test_slice_of_positions_is_no_slice_of_channels() -> None:
     """The must-refuse twin: the tokens of a linear layer are on the axis that is sliced."""
     model = Fn(lambda m, x: m.fc(x)[:, :3].relu(), fc=nn.Linear(C, C))

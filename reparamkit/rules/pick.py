@@ -149,8 +149,10 @@ def _pair(a: Conv, b: Conv) -> tuple[Conv, Conv] | Refusal:
     return a, b
 
 
-def picked(value: Any, channels: range | list[int], total: int, nd: int) -> Through:
+def picked(value: Any, channels: range | list[int], total: int, nd: int) -> Through | Refusal:
     """The `channels` of `value`, which has `total` with `nd` axes behind them."""
+    if not channels:
+        return Refusal("RK331", "a slice of no channels")
     return Through(value, Picked(Scale(), tuple(channels), total, nd))
 
 
