@@ -14,7 +14,7 @@ from reparamkit.operators import Conv, Scale
 from reparamkit.paths import within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from reparamkit.edits.edit import Edit
     from reparamkit.flow import Value
@@ -28,11 +28,24 @@ def resized(edit: Edit) -> Refusal | None:
     written = [] if isinstance(edit, Swap) else [edit.path]
     if written == [""]:
         return None  # it is written anew, and looks at each value itself
-    gone = [*written, *edit.touched]
-    for value in edit.candidate.values[:-1]:
+    candidate = edit.candidate
+    asking = misled(candidate.values, _place(edit), candidate.cancels, [*written, *edit.touched])
+    return None if asking is None else Refusal("RK305", f"{asking.where} asks for a shape", candidate.target.where)
+
+
+def misled(values: Sequence[Value], place: tuple[int, int], cancels: bool, gone: Sequence[str] = ()) -> Value | None:
+    """A size of something in a region that would become another one, if there is one.
+
+    Args:
+        values: the region.
+        place: where the merged operator will be: the last index in front of it, and its own.
+        cancels: whether rearranged axes are put back in the region, and all of that goes.
+        gone: modules whose forwards go, so that nothing in them asks any more.
+    """
+    for value in values[:-1]:
         asking = next((user for user in value.users if asks(user) and not within(user.path, gone)), None)
-        if asking is not None and not all(keeps_sizes(v, edit.candidate.cancels) for v in _passed_by(value, edit)):
-            return Refusal("RK305", f"{asking.where} asks for the shape of {value.where}", edit.candidate.target.where)
+        if asking is not None and not all(keeps_sizes(v, cancels) for v in _passed_by(value, values, place)):
+            return asking
     return None
 
 
@@ -63,16 +76,16 @@ def keeps_sizes(value: Value, cancels: bool) -> bool:
     return isinstance(op, Scale)
 
 
-def _passed_by(value: Value, edit: Edit) -> Iterable[Value]:
+def _passed_by(value: Value, values: Sequence[Value], place: tuple[int, int]) -> Iterable[Value]:
     """The steps between `value` and what it becomes: the source of the region, or its end."""
-    start, end = _place(edit)
+    start, end = place
     if value.index <= start:
-        return (v for v in edit.candidate.values if v.index <= value.index)
-    return (v for v in edit.candidate.values if v.index > value.index) if value.index >= end else edit.candidate.values
+        return (v for v in values if v.index <= value.index)
+    return (v for v in values if v.index > value.index) if value.index >= end else values
 
 
 def _place(edit: Edit) -> tuple[int, int]:
-    """Where the merged operator is: the last index in front of it, and its own."""
+    """As `misled` wants it."""
     if not isinstance(edit, Swap):
         return edit.source.index, edit.target.index
     own = [v.index for v in edit.candidate.values if within(v.module_path or v.path, [edit.anchor])]

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from reparamkit.edits.region import region
-from reparamkit.edits.shapes import asks, keeps_sizes
+from reparamkit.edits.shapes import misled
 from reparamkit.errors import Refusal
 from reparamkit.paths import below
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from reparamkit.decide import Candidate
     from reparamkit.flow import Flow, Value
 
@@ -36,7 +34,7 @@ def other_way(candidate: Candidate, flow: Flow, anchor: str = "") -> Refusal | N
         return Refusal(
             "RK604", "the forward depends on what it is given, and this is more than a chain of modules", where
         )
-    if any(_breaks(steps, way, steps[0] == anchor) for way in flow.ways):
+    if any(_breaks(steps, way, anchor, candidate.cancels) for way in flow.ways):
         return Refusal("RK604", "the forward does something else with it, depending on what it is given", where)
     return None
 
@@ -88,7 +86,7 @@ def _rearrangement(value: Value) -> Any:
     return (str(value.node.target), str(others), str(value.node.kwargs)) if plain else None
 
 
-def _breaks(steps: list[Any], way: Flow, in_place: bool) -> bool:
+def _breaks(steps: list[Any], way: Flow, anchor: str, cancels: bool) -> bool:
     """Whether `way` takes one of the steps, but not as this chain with nobody else reading what is between."""
     # Of a module that is an operator first and something else then, the operator is the first value.
     taken = {_name(v, way): v for v in reversed(way.values) if not v.stays and _name(v, way) in steps}
@@ -102,16 +100,14 @@ def _breaks(steps: list[Any], way: Flow, in_place: bool) -> bool:
         if value is None or _name(value, way) != step or value.term is None:
             return True
         value = value.source
-    if value is None or (value.unstable is not None and not in_place):
+    if value is None or (value.unstable is not None and steps[0] != anchor):
         return True
     values = region(value, taken[steps[-1]])
-    return isinstance(values, Refusal) or _resizes(values, in_place)
-
-
-def _resizes(values: Sequence[Value], in_place: bool) -> bool:
-    """Whether somebody asks for a shape in the region that may be another one; the first step may take the operator."""
-    asked = any(asks(user) for value in values[:-1] for user in value.users)
-    return asked and not all(keeps_sizes(value, cancels=True) for value in values[in_place:])
+    if isinstance(values, Refusal):
+        return True
+    holder = taken.get(anchor)
+    place = (-1, values[-1].index + 1) if holder is None else (holder.index - 1, holder.index)
+    return misled(values, place, cancels) is not None
 
 
 def _holds(value: Value, steps: list[Any]) -> bool:
