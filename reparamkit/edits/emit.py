@@ -116,12 +116,11 @@ def removed_by(rewrites: Mapping[str, Emitted]) -> set[str]:
 def _erasable(frame: Frame, merged: Sequence[Merge]) -> set[fx.Node]:
     """Nodes that may go once nobody reads them.
 
-    Not those that nobody ever read, unless they only hand a value on or ask for a shape.
+    Not those that nobody ever read, unless they only hand on a value that is merged or ask for a shape.
     """
     found = {n for n in frame.traced.graph.nodes if n.users}
     found |= {n for merge in merged for n in frame.nodes_of(merge.target)}
-    for value in frame.values.values():
-        found.update(frame.nodes_of(value)[1:])
+    found |= {n for merge in merged for value in merge.inside for n in frame.nodes_of(value)[1:]}
     return found | {node for node, value in frame.values.items() if value.meta}
 
 

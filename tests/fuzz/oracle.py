@@ -171,11 +171,13 @@ def _kept(model: nn.Module, converted: nn.Module, report: Report) -> None:
 def _is_settled(setting: Setting, report: Report) -> bool:
     """Whether nothing may be left to merge.
 
-    Three things leave something: in-place operations, which the first conversion may do away with; a number of axes
-    that nothing told before; copies of shared layers.
+    Four things leave something: in-place operations, which the first conversion may do away with; a number of axes
+    that nothing told before; copies of shared layers; padding that is cropped away again, which is nothing once it is
+    merged with what is in front of it.
     """
     every_rule = setting.options.get("recipe") is EVERY_RULE
-    return not every_rule and not any(r.code in ("RK203", "RK309") for r in report.refused)
+    unsettled = any(r.code in ("RK203", "RK309") or "the inner one crops" in r.reason for r in report.refused)
+    return not every_rule and not unsettled
 
 
 def _again(converted: nn.Module, setting: Setting, nd: int) -> None:

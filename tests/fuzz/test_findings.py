@@ -292,3 +292,16 @@ def test_what_a_child_changes_in_place_stays_changed_though_nobody_reads_its_res
     layers = {"conv": nn.Conv2d(4, 4, 3, padding=1), "norm": nn.BatchNorm2d(4), "last": nn.Identity()}
     _, report = settled(Fn(run, **layers, child=child))
     assert report.merged
+
+
+def test_a_call_that_nobody_reads_does_not_go_with_what_hands_it_on() -> None:
+    """Otherwise its layer, which is called elsewhere too, would be alone afterwards and merge in a second conversion."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        m.act(m.shared(x) + x)
+        y = m.shared(x)
+        return torch.tanh(m.norm(m.conv(y) + y))
+
+    layers = {"shared": nn.Conv2d(4, 4, 3, padding=1), "conv": nn.Conv2d(4, 4, 1), "norm": nn.BatchNorm2d(4)}
+    converted, _ = settled(Fn(run, **layers, act=nn.Identity()))
+    assert counts(converted) == (2, 0)
