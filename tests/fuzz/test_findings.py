@@ -295,7 +295,7 @@ def test_what_a_child_changes_in_place_stays_changed_though_nobody_reads_its_res
 
 
 def test_a_call_that_nobody_reads_does_not_go_with_what_hands_it_on() -> None:
-    """Otherwise its layer, which is called elsewhere too, would be alone afterwards and merge in the next conversion."""
+    """Otherwise its layer, which is called elsewhere too, would be alone afterwards and merge in a second one."""
 
     def run(m: Any, x: Tensor) -> Tensor:
         m.act(m.shared(x) + x)
