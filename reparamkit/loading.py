@@ -173,7 +173,8 @@ def _resolved(rules: Sequence[Rule]) -> tuple[Rule, ...]:
         owners = [r for r in group if r.rule not in overridden]
         if len(owners) != 1:
             names = " and ".join(f"{r.rule} ({r.origin})" for r in group)
-            raise PluginError("RK803", f"{names} claim {_key(group[0])[1:]}; say overrides= in one of them")
+            advice = "say overrides= in one" if hasattr(group[0], "overrides") else "give one another id"
+            raise PluginError("RK803", f"{names} claim {_key(group[0])[1:]}; {advice} of them")
         kept.append(owners[0])
     return tuple(kept)
 

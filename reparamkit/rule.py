@@ -13,7 +13,8 @@ A rule has an id (`plugin/name`) and is made of declarations of eight kinds; sev
 | `Switch`  | something the planner may do is allowed                                 |
 | `Transform` | a whole forward is written anew, by what linear algebra cannot say    |
 
-A rule with an `opt_in` declaration is off until a recipe names it.
+A rule with an `opt_in` declaration is off until a recipe names it. Two rules for one target are an error, unless one of
+them `overrides` the other, by its id.
 
 All functions are pure. What they cannot do exactly they answer with a `Refusal`.
 """
@@ -170,6 +171,7 @@ class Compose:
     outer: type
     inner: type
     run: Callable[[Any, Any], Operator | Refusal]
+    overrides: str = ""
     origin: str = ""
 
 
@@ -186,6 +188,7 @@ class Align:
     rule: str
     order: int
     run: Callable[[Operator, Operator], tuple[Operator, Operator] | Refusal]
+    overrides: str = ""
     origin: str = ""
 
 
@@ -196,6 +199,7 @@ class Add:
     rule: str
     kind: type
     run: Callable[[Any, Any], Operator | Refusal]
+    overrides: str = ""
     origin: str = ""
 
 
@@ -206,6 +210,7 @@ class Concat:
     rule: str
     kind: type
     run: Callable[[Sequence[Any]], Operator | Refusal]
+    overrides: str = ""
     origin: str = ""
 
 
@@ -216,6 +221,7 @@ class Lower:
     rule: str
     kind: type
     run: Callable[[Any, Like], nn.Module | Refusal]
+    overrides: str = ""
     origin: str = ""
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,16 @@ class TestCommand:
         again = CliRunner().invoke(app, arguments)
         assert again.exit_code == 2
         assert "RK912" in again.stderr
+
+
+def test_notes_are_on_the_page_and_only_text() -> None:
+    model = randomize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    with torch.no_grad():
+        model[1].weight[1] = 0
+    converted, report = reparamkit.apply(model, return_report=True)
+    (note,) = report.notes
+    assert f"<li>{note}</li>" in render(report, model, converted)
+    page = render(replace(report, notes=(EVIL,)), model, converted)
+    assert EVIL not in page
+    assert "&lt;img" in page
+    assert 'id="notes"' not in render(replace(report, notes=()), model, converted)

@@ -40,6 +40,10 @@ class Reported(Protocol):
         """Comparison of the whole model, if it was made."""
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What is exact about the merges, and still worth knowing."""
+
+    @property
     def timed(self) -> Timings | None:
         """What was timed to decide, where the policy wants that."""
 

@@ -187,10 +187,67 @@ def test_what_the_algebra_asks_no_plugin_today_is_guarded_as_well(kind: Any, ans
     assert torch.equal(op.weight.dense(), kernel(C, C, 1, 1))
 
 
-TAKEN = [Compose("p/x", Conv, Conv, first), Add("p/x", Conv, first), Lower("p/x", Conv, first)]
+TAKEN = {
+    "compose": (Compose("p/x", Conv, Conv, first), "core/sequential"),
+    "add": (Add("p/x", Conv, first), "core/branch_sum"),
+    "concat": (Concat("p/x", Conv, first), "core/concat"),
+    "lower": (Lower("p/x", Conv, first), "core/conv"),
+    "align": (Align("p/x", 20, lambda a, b: (a, b)), "core/kernel_padding"),
+}
 
 
-@pytest.mark.parametrize("rule", TAKEN, ids=["compose", "add", "lower"])
-def test_what_a_built_in_rule_does_no_plugin_takes_over(rule: Any) -> None:
-    with pytest.raises(PluginError, match=r"RK803.*p/x"):
-        reparamkit.plan(model(), plugins=[plugin(reparamkit_rules=lambda: [rule])])
+def taking(declared: Any, **changes: Any) -> Any:
+    return plugin(reparamkit_rules=lambda: [replace(declared, **changes)])
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_what_a_built_in_rule_does_no_plugin_takes_over_unless_it_says_so(kind: str) -> None:
+    rule, taken = TAKEN[kind]
+    with pytest.raises(PluginError, match=rf"RK803.*{taken}.*p/x.*say overrides="):
+        reparamkit.plan(model(), plugins=[taking(rule)])
+    with pytest.raises(PluginError, match="RK803"):
+        reparamkit.plan(model(), plugins=[taking(rule, overrides="core/another")])
+
+
+def layers() -> nn.Module:
+    """A chain, a sum of two kernels and a stack of two, of convolutions."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        chain = torch.relu(m.point(m.wide(x)))
+        stacked = torch.relu(torch.cat([m.left(x), m.right(x)], 1))
+        return torch.cat([chain, stacked, m.broad(x) + m.narrow(x)], 1)
+
+    kernels = {"wide": 3, "point": 1, "left": 1, "right": 1, "broad": 3, "narrow": 1}
+    made = {name: nn.Conv2d(C, C, k, padding=k // 2) for name, k in kernels.items()}
+    return randomize(Fn(run, **made)).double()
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_a_plugin_takes_the_place_of_the_rule_it_overrides(kind: str) -> None:
+    """As it was, renamed: the merges are the same, under another name."""
+    rule, taken = TAKEN[kind]
+    target = {k: getattr(rule, k) for k in ("outer", "inner", "kind", "order") if hasattr(rule, k)}
+    rules = reparamkit.plan(layers()).registry.rules
+    (same,) = (r for r in rules if type(r) is type(rule) and target.items() <= vars(r).items())
+    given = taking(same, rule="p/x", origin="", overrides=taken)
+    converted, report = reparamkit.apply(layers(), policy="always", plugins=[given], return_report=True)
+    assert len(report.merged) == 3
+    assert_same(layers(), converted)
+    if kind in ("compose", "add", "concat"):
+        assert any("p/x" in m.rules for m in report.merged)
+
+
+@pytest.mark.parametrize("kind", ["compose", "add"])
+def test_a_plugin_that_overrides_and_is_wrong_is_found_out(kind: str) -> None:
+    rule, taken = TAKEN[kind]
+    asked = layers()
+    with unchanged(asked), pytest.raises(VerificationError, match=r"RK901.*p/x"):
+        reparamkit.apply(asked, policy="always", plugins=[taking(rule, overrides=taken)], inplace=True)
+
+
+def test_a_plugin_that_overrides_and_makes_no_module_is_refused() -> None:
+    rule, taken = TAKEN["lower"]
+    converted, report = reparamkit.apply(layers(), plugins=[taking(rule, overrides=taken)], return_report=True)
+    assert not report.merged
+    assert any(r.code == "RK804" and "p/x" in r.reason for r in report.refused)
+    assert_same(layers(), converted)
