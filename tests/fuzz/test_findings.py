@@ -305,3 +305,14 @@ def test_a_call_that_nobody_reads_does_not_go_with_what_hands_it_on() -> None:
     layers = {"shared": nn.Conv2d(4, 4, 3, padding=1), "conv": nn.Conv2d(4, 4, 1), "norm": nn.BatchNorm2d(4)}
     converted, _ = settled(Fn(run, **layers, act=nn.Identity()))
     assert counts(converted) == (2, 0)
+
+
+@pytest.mark.parametrize("shape", [lambda s: s[:2], lambda s: s[:1] + (4,), lambda s: s[:-2], lambda s: (s[0], 4)])
+def test_a_reshape_to_a_part_of_a_shape_tells_how_many_axes_there_are(shape: Any) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = F.adaptive_avg_pool2d(torch.relu(x), 1)
+        return m.linear(m.norm(y.view(shape(y.shape))))  # type: ignore[no-any-return]
+
+    converted, report = settled(Fn(run, norm=nn.BatchNorm1d(4), linear=nn.Linear(4, 3)))
+    assert len(report.merged) == 1
+    assert counts(converted)[1] == 0
