@@ -307,7 +307,10 @@ def test_a_call_that_nobody_reads_does_not_go_with_what_hands_it_on() -> None:
     assert counts(converted) == (2, 0)
 
 
-@pytest.mark.parametrize("shape", [lambda s: s[:2], lambda s: s[:1] + (4,), lambda s: s[:-2], lambda s: (s[0], 4)])
+_ONE = (4,)
+
+
+@pytest.mark.parametrize("shape", [lambda s: s[:2], lambda s: s[:1] + _ONE, lambda s: s[:-2], lambda s: (s[0], 4)])
 def test_a_reshape_to_a_part_of_a_shape_tells_how_many_axes_there_are(shape: Any) -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         y = F.adaptive_avg_pool2d(torch.relu(x), 1)
