@@ -75,7 +75,7 @@ class Value:
         meta: it is no tensor of its own (a shape, an assertion).
         constant: what it is, when it depends on parameters alone.
         mutates: it changes its first input in place.
-        rank: number of axes, where known.
+        rank: number of axes, where known; of a shape, how many entries it has.
         source: the value it is an operator of; `None` when it is opaque.
         term: that operator.
         terms: factors and values, when it is a sum.

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_MOST = 8  # rounds after the first; models that are known need one
+
+
 @dataclass
 class Rounds:
     """What was made, round by round.
@@ -78,7 +81,9 @@ def make_further(
         journal: what is done is written down there.
     """
     latest, again = rounds.proven, made
-    while again.opens:
+    for _ in range(_MOST):
+        if not again.opens:
+            return
         again = _planned_again(made, model, example_inputs)
         made.further.append(again)
         latest, refused = prove_all(again, rtol)

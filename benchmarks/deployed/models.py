@@ -28,9 +28,9 @@ MODELS = (
 SIZES = {"fastvit_t8": 256, "yolov9t": 320, "yolov10n": 320}
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, seed: int = 0) -> nn.Module:
     """A model in eval mode."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = _ultralytics(name) if name.startswith("yolo") else _timm(name)
     for norm in (m for m in model.modules() if isinstance(m, _BatchNorm)):
         nn.init.uniform_(norm.running_mean, -0.5, 0.5)

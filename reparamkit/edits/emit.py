@@ -141,9 +141,14 @@ def acting(frame: Frame, merged: Sequence[Merge], values: Sequence[Value]) -> se
         made = [value] if span is None else values[slice(*span)]
         left = [v for v in made if v not in inside and not v.meta and v.node.op != "placeholder"]
         handed_on = span is not None and value.index < span[0]
-        if any(v.mutates for v in left) or (handed_on and left):
+        if any(map(_shows, left)) or (handed_on and left):
             found.add(node)
     return found
+
+
+def _shows(value: Value) -> bool:
+    """Whether it changes something in place that somebody else reads."""
+    return value.mutates and any(changed.unstable is not None for changed in value.inputs)
 
 
 def _still_changed(

@@ -14,7 +14,7 @@ from reparamkit.flow import Flow, Frame, Stacked, Value, mapped
 from reparamkit.lift.answer import answer_about_call
 from reparamkit.lift.constant import constant_of, stored
 from reparamkit.lift.cuts import cut_sizes, is_part, read_through
-from reparamkit.lift.facts import rank_of_call
+from reparamkit.lift.facts import entries_of, rank_of_call
 from reparamkit.lift.inplace import mutates
 from reparamkit.lift.link import like_of, link, link_cat, link_sum
 from reparamkit.lift.made import context_of, inputs_of, new_value
@@ -56,8 +56,11 @@ class CallLifter:
         part = value.constant is None and is_part(value)
         value.meta = value.constant is not None or value.cuts is not None or (not part and _is_meta(node, inputs))
         if value.meta:
+            value.rank = entries_of(node, partial(_entries, frame)) if value.cuts is None else None
             return value
-        value.rank = rank_of_call(node.target, node.args, node.kwargs, [v.rank for v in inputs if not v.meta])
+        ranks = [v.rank for v in inputs if not v.meta]
+        entries = _entries(frame, node.args[1]) if len(node.args) == 2 else None
+        value.rank = rank_of_call(node.target, node.args, node.kwargs, ranks, entries)
         if part:
             read_through(value)
         if lift is None and target is not torch.stack:
@@ -122,6 +125,12 @@ def _flat(tree: Any) -> list[Any]:
     if isinstance(tree, (list, tuple)):
         return [x for v in tree for x in _flat(v)]
     return [tree]
+
+
+def _entries(frame: Frame, node: Any) -> int | None:
+    """Axes of a value, or entries of a shape."""
+    value = frame.values.get(node) if isinstance(node, fx.Node) else None
+    return None if value is None else value.rank
 
 
 def _is_meta(node: fx.Node, inputs: list[Value]) -> bool:

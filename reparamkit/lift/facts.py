@@ -9,10 +9,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SAME_MODULES = (
     "torch.nn.modules.activation",
@@ -77,8 +80,18 @@ def name_of(target: Any) -> str:
     return target if isinstance(target, str) else str(getattr(target, "__name__", ""))
 
 
-def rank_of_call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ranks: list[int | None]) -> int | None:
-    """Axes of the result of a function or of a method (given by name)."""
+def rank_of_call(
+    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ranks: list[int | None], entries: int | None = None
+) -> int | None:
+    """Axes of the result of a function or of a method (given by name).
+
+    Args:
+        target: the function, or the name.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        ranks: axes of the values among them.
+        entries: of the shape that is the second argument, where it is one.
+    """
     name = name_of(target)
     if not isinstance(target, str) and target in _FIXED:
         return _FIXED[target]
@@ -93,7 +106,7 @@ def rank_of_call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ran
         axes = args[1] if len(args) == 2 else args[1:]
         return len(axes) if isinstance(axes, (list, tuple)) and axes else None
     if name in ("view", "reshape"):
-        return _listed(args[1:])
+        return _listed(args[1:], entries)
     if name in ("reshape_as", "view_as"):
         return ranks[-1] if ranks else None
     if name in ("norm", "std", "var") and kwargs.get("keepdim") is True:
@@ -141,12 +154,31 @@ def is_pooling(module: nn.Module) -> bool:
     return type(module).__module__ == "torch.nn.modules.pooling" and is_tensor_module(module)
 
 
-def _listed(sizes: tuple[Any, ...]) -> int | None:
-    """How many sizes a reshape is given, one by one or in a list; a whole shape that is handed on may have any."""
+def entries_of(node: fx.Node, entries: Callable[[fx.Node], int | None]) -> int | None:
+    """How many entries a shape has, or a part of one, or one that is put together from parts.
+
+    Args:
+        node: what computes it.
+        entries: of another shape; of a value, how many axes it has.
+    """
+    first = entries(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
+    if _is_shape(node):
+        return first
+    if node.target is operator.getitem and first is not None and isinstance(node.args[1], slice):
+        bounds = node.args[1]
+        plain = all(b is None or type(b) is int for b in (bounds.start, bounds.stop, bounds.step))
+        return len(range(first)[bounds]) if plain else None
+    if node.target is operator.add and first is not None and isinstance(node.args[1], (tuple, list)):
+        return first + len(node.args[1])
+    return None
+
+
+def _listed(sizes: tuple[Any, ...], entries: int | None) -> int | None:
+    """How many sizes a reshape is given, one by one, in a list or as a shape."""
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         return len(sizes[0]) or None
     one_by_one = len(sizes) > 1 or all(isinstance(size, int) for size in sizes)
-    return len(sizes) or None if one_by_one else None
+    return len(sizes) or None if one_by_one else entries
 
 
 def _reduced(args: tuple[Any, ...], kwargs: dict[str, Any], rank: int | None) -> int | None:

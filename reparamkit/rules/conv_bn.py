@@ -34,6 +34,9 @@ def folded(
     refusal = unusable(mean, var, gamma, beta)
     if refusal is not None:
         return refusal
+    odd = next((t for t in (mean, var, gamma, beta) if t is not None and t.ndim != 1), None)
+    if odd is not None:
+        return Refusal("RK310", f"a batch norm with a tensor of shape {tuple(odd.shape)}")
     wide = [t if t is None else t.detach().to(torch.float64) for t in (mean, var, gamma, beta)]
     mean64, var64, gamma64, beta64 = wide
     assert mean64 is not None

@@ -305,3 +305,45 @@ def test_a_call_that_nobody_reads_does_not_go_with_what_hands_it_on() -> None:
     layers = {"shared": nn.Conv2d(4, 4, 3, padding=1), "conv": nn.Conv2d(4, 4, 1), "norm": nn.BatchNorm2d(4)}
     converted, _ = settled(Fn(run, **layers, act=nn.Identity()))
     assert counts(converted) == (2, 0)
+
+
+_ONE = (4,)
+
+
+@pytest.mark.parametrize("shape", [lambda s: s[:2], lambda s: s[:1] + _ONE, lambda s: s[:-2], lambda s: (s[0], 4)])
+def test_a_reshape_to_a_part_of_a_shape_tells_how_many_axes_there_are(shape: Any) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = F.adaptive_avg_pool2d(torch.relu(x), 1)
+        return m.linear(m.norm(y.view(shape(y.shape))))  # type: ignore[no-any-return]
+
+    converted, report = settled(Fn(run, norm=nn.BatchNorm1d(4), linear=nn.Linear(4, 3)))
+    assert len(report.merged) == 1
+    assert counts(converted)[1] == 0
+
+
+class Busy(nn.Module):
+    """A scale, and layers whose results nobody reads, one of them an activation in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.linspace(-1, 1, 4).view(-1, 1, 1))
+        self.inner = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (x - self.shift) / 2
+        self.inner(y)
+        return y
+
+
+def test_conversion_ends_where_a_child_changes_only_what_is_its_own() -> None:
+    converted, report = settled(Fn(lambda m, x: torch.tanh(m.busy(torch.tanh(x) * 2)), busy=Busy()))
+    assert len(report.merged) == 1
+    assert counts(converted)[0] == 1
+
+
+def test_a_batch_norm_whose_weight_has_more_axes_is_left() -> None:
+    norm = nn.BatchNorm2d(4)
+    norm.weight = nn.Parameter(torch.ones(4, 1, 1, 1))
+    _, report = settled(nn.Sequential(nn.Conv2d(4, 4, 3), norm, nn.Conv2d(4, 4, 1)))
+    assert "RK310" in codes(report)
+    assert not report.merged

@@ -1,0 +1,236 @@
+"""Conditions of single rules, asked one by one: mutants of each of these lines once lived."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reparamkit.errors import Refusal
+from reparamkit.operators import Conv, Scale, Stencil, stencil
+from reparamkit.operators import conv as conv_of
+from reparamkit.rule import Call, Tail, Through
+from reparamkit.rules import (
+    border,
+    conv,
+    dilation,
+    homogeneous,
+    identity_to_conv,
+    linear,
+    norm_affine,
+    pad,
+    pooling,
+    scale,
+    spread,
+)
+from reparamkit.rules.constants import per_channel
+from reparamkit.rules.usable import unusable
+from tests.helpers import Fn, codes, convert, counts
+
+INPUT = SimpleNamespace(rank=4)
+META = torch.ones(4, 4, 3, 3, device="meta")
+
+
+def call(*args: Any, **kwargs: Any) -> Call:
+    return Call((INPUT, *args), kwargs, lambda item: item is INPUT)
+
+
+def context(rank: int | None) -> Any:
+    return SimpleNamespace(rank=rank, ones=())
+
+
+def refused(said: Any, code: str) -> None:
+    assert isinstance(said, Refusal), said
+    assert said.code == code
+
+
+def filter_of(taps: int, step: int) -> Stencil:
+    one = stencil(torch.ones(taps), padding=((0, 0),))
+    return Stencil(conv_of(one.one.weight.dense(), padding=((0, 0),), dilation=(step,)))
+
+
+@pytest.mark.parametrize("kind", ["border", "convolution", "linear map"])
+def test_weights_that_are_not_there_are_refused_wherever_they_are_given(kind: str) -> None:
+    said: Any = {
+        "border": lambda: border.lift_bordered(call([1, 1], META[0, 0, 0]), context(4)),
+        "convolution": lambda: conv.lift_functional(call(META), context(4)),
+        "linear map": lambda: linear.lift_functional(call(META[:, :, 0, 0]), context(3)),
+    }[kind]()
+    refused(said, "RK505")
+
+
+def test_a_weight_that_is_computed_from_the_input_is_no_weight() -> None:
+    refused(linear.lift_functional(call(INPUT), context(3)), "RK331")
+    refused(linear.lift_functional(call(torch.ones(4, 4), INPUT), context(3)), "RK331")
+    refused(conv.lift_functional(call(INPUT), context(4)), "RK331")
+    for at in range(2):
+        refused(pooling._functional(2)(call(*[2] * at, INPUT), context(4)), "RK331")
+
+
+@pytest.mark.parametrize("axis", [2, 3, 4])
+def test_a_constant_along_an_axis_behind_the_channels(axis: int) -> None:
+    shape = [1] * 5
+    shape[axis] = 4
+    refused(per_channel(torch.ones(shape), 5), "RK310")
+    shape = [1] * 5
+    shape[1] = 4
+    found = per_channel(torch.ones(shape), 5)
+    assert not isinstance(found, Refusal)
+    assert found[1] == 3
+
+
+def test_filters_that_already_have_one_grid_stay_as_they_are() -> None:
+    wide, fine = filter_of(3, 2), filter_of(3, 1)
+    a, b = dilation.align(wide, fine)
+    assert b is fine
+    assert isinstance(a, Stencil)
+    assert (a.one.kernel_size, a.one.dilation) == ((5,), (1,))
+    again, other = dilation.align(fine, wide)
+    assert again is fine
+    assert isinstance(other, Stencil)
+    assert other.one.kernel_size == (5,)
+
+
+def test_a_scale_of_each_channel_beside_a_filter_makes_both_convolutions() -> None:
+    channels = Scale(torch.arange(1.0, 5.0, dtype=torch.float64))
+    made = identity_to_conv.align(channels, filter_of(3, 1))
+    assert not isinstance(made, Refusal)
+    assert [type(op) for op in made] == [Conv, Conv]
+    made = identity_to_conv.align(Scale(torch.tensor(2.0, dtype=torch.float64)), filter_of(3, 1))
+    assert not isinstance(made, Refusal)
+    assert [type(op) for op in made] == [Stencil, Stencil]
+
+
+@pytest.mark.parametrize("rank", [3, 4, 5])
+def test_the_affine_of_a_group_norm_stands_at_the_channels(rank: int) -> None:
+    said = norm_affine.lift_group_norm(nn.GroupNorm(2, 4), context(rank))
+    assert isinstance(said, Tail)
+    assert said.op.nd == rank - 2
+    refused(norm_affine.lift_group_norm(nn.GroupNorm(2, 4), context(None)), "RK203")
+
+
+def test_a_layer_of_the_last_axis_takes_no_group_norm() -> None:
+    recipe = {"version": 1, "name": "n", "blocks": [{"match": {"structure": "any"}, "rules": ["core/norm_affine"]}]}
+    model = nn.Sequential(nn.GroupNorm(2, 4), nn.Linear(4, 4))
+    x = torch.randn(2, 4, 5, 4, dtype=torch.float64)
+    _, report = convert(model, (2, 4, 5, 4), recipe=recipe, example_inputs=x)
+    assert not report.merged
+
+
+@pytest.mark.parametrize(("pads", "nd"), [((1,), 2), ((1, 1, 1), 2), ((1, 1, 1, 1), 1), ((1,) * 6, 2)])
+def test_padding_is_given_in_pairs_for_spatial_axes(pads: tuple[int, ...], nd: int) -> None:
+    refused(pad.padding(pads, "constant", 0.0, nd), "RK310")
+    assert isinstance(pad.padding((1, 1), "constant", 0.0, nd), Stencil)
+
+
+SLICED = {
+    "of a layer": lambda m, x: m.one(m.deep(x[:, :4])[:, 1:3]),
+    "of a pool": lambda m, x: m.one(m.pool(x[:, :4])[:, 1:3]),
+    "of a scale": lambda m, x: m.one((x[:, :4] * 2)[:, 1:3]),
+    "of a slice": lambda m, x: m.one(x[:, :4][:, 1:3]) + m.one(x[:, 2:6][:, :2]),
+}
+
+
+@pytest.mark.parametrize("run", SLICED.values(), ids=SLICED)
+def test_a_slice_of_a_slice(run: Any) -> None:
+    """Exact; that the second slice is of the first, not of the input, shows in the numbers."""
+    layers: dict[str, nn.Module] = {"deep": nn.Conv2d(4, 4, 3, padding=1, groups=4), "one": nn.Conv2d(2, 3, 1)}
+    converted, _ = convert(Fn(run, **layers, pool=nn.AvgPool2d(2)), (2, 8, 6, 6), policy="always")
+    assert counts(converted)[0] <= 2
+
+
+def test_dividing_by_a_parameter_rounds_in_float64() -> None:
+    divisor = torch.tensor([3.0, 7.0, 0.1], dtype=torch.float32)
+    said = scale.lift_div(call(divisor.view(3, 1, 1)), context(4))
+    assert isinstance(said, Through)
+    assert torch.equal(said.op.scale.flatten(), 1 / divisor.double())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("size", [lambda y, s: (s[0], s[1], -1), lambda y, s: (y.shape[0], y.shape[1], -1)])
+def test_a_size_is_asked_for_in_either_way(size: Any) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.stem(x)
+        return m.norm(y.view(size(y, y.size())))  # type: ignore[no-any-return]
+
+    converted, _ = convert(Fn(run, stem=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm1d(4)), (2, 3, 6, 6))
+    assert counts(converted) == (1, 0)
+
+
+def test_a_size_of_what_has_other_channels_is_none_of_the_channels() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.stem(x)
+        return m.norm(y.view(x.size(0), x.size(1), -1))  # type: ignore[no-any-return]
+
+    converted, _ = convert(Fn(run, stem=nn.Conv2d(4, 8, 3), norm=nn.BatchNorm1d(4)), (2, 4, 6, 6))
+    assert counts(converted) == (1, 1)
+
+
+def value(op: Any, rules: frozenset[str], split: Any = None, tail: Any = None) -> Any:
+    return SimpleNamespace(
+        term=SimpleNamespace(op=op, rules=rules, is_identity=False), parts=(), split=split, tail=tail
+    )
+
+
+def test_only_norms_are_spread() -> None:
+    norm = frozenset({"core/conv_bn"})
+    by = Scale(torch.ones(4, dtype=torch.float64))
+    assert spread.may_spread(value(by, norm))
+    assert spread.may_spread(value(by, frozenset(), tail=object()))
+    assert not spread.may_spread(value(by, frozenset({"core/scale"})))
+    assert not spread.may_spread(value(by, norm, split=object()))
+    assert not spread.may_spread(value(conv_of(torch.ones(4, 4)), norm))
+
+
+@pytest.mark.parametrize(
+    ("factor", "merged"),
+    [(lambda y: y * 2, True), (lambda y: y.mul(2), True), (lambda y: y / 4, True), (lambda y: y * -2, False)],
+)
+def test_a_positive_scale_goes_in_front_of_an_activation(factor: Any, merged: bool) -> None:
+    model = Fn(lambda m, x: factor(torch.relu(m.conv(x))), conv=nn.Conv2d(4, 4, 3))
+    _, report = convert(model, policy="always")
+    assert any(homogeneous.RULE in m.rules for m in report.merged) is merged
+
+
+def test_a_scale_with_a_shift_stays_behind_the_activation() -> None:
+    model = Fn(lambda m, x: torch.relu(m.conv(x)) * 2 + 1, conv=nn.Conv2d(4, 4, 3))
+    _, report = convert(model)
+    assert not any("shift" in str(m) for m in report.merged)
+
+
+class Quantity(Tensor):
+    """A tensor of another kind."""
+
+
+class MyDTensor(Tensor):
+    """Named as torch's distributed tensors are."""
+
+
+def test_tensors_of_other_kinds() -> None:
+    plain = torch.ones(3)
+    for kind, code in ((Quantity, "RK503"), (MyDTensor, "RK507")):
+        said = unusable(plain, plain.as_subclass(kind))
+        refused(said, code)
+        assert said is not None
+        assert kind.__name__ in said.reason
+    said = unusable(torch.eye(3).to_sparse())
+    refused(said, "RK503")
+    assert said is not None
+    assert "sparse" in said.reason
+
+
+def test_a_concatenation_with_a_constant_is_left() -> None:
+    model = Fn(lambda m, x: torch.cat([m.a(x), torch.ones(2, 4, 6, 6, dtype=x.dtype), m.b(x)], 1))
+    model.a, model.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+    _, report = convert(model, (2, 4, 6, 6))
+    assert not report.merged
+    assert codes(report) <= {"RK331", "RK318", "RK319"}
+
+
+def test_a_pooling_that_follows_the_size_of_its_input_is_left() -> None:
+    model = Fn(lambda m, x: m.norm(F.avg_pool2d(m.conv(x), x.shape[-1] // 3)), conv=nn.Conv2d(4, 4, 1))
+    model.norm = nn.BatchNorm2d(4)
+    assert counts(convert(model, (2, 4, 6, 6))[0])[0] == 1
