@@ -34,6 +34,7 @@ from reparamkit.rules import (
     sequential,
     shuffle,
     spread,
+    transposed_padding,
     unshare,
 )
 
@@ -46,6 +47,7 @@ CORE: tuple[Rule, ...] = (
     *identity_to_conv.rules,
     *dilation.rules,
     *kernel_padding.rules,
+    *transposed_padding.rules,
     *groups.rules,
     *branch_sum.rules,
     *blend.rules,
