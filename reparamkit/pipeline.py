@@ -29,7 +29,7 @@ from reparamkit.keymap import key_map, keys_of, moved
 from reparamkit.loading import build_or_default
 from reparamkit.notes import notes_of
 from reparamkit.observe import observe_ranks
-from reparamkit.plan import Plan, make_plan
+from reparamkit.plan import Plan, let_go, make_plan
 from reparamkit.policy import Policy
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry
@@ -221,7 +221,7 @@ def carry_out(
         comparison = None if truth is None else truth.judge(target)
         warn_of_optimizers(parameters, target)
         if not return_report:
-            made.release()
+            let_go(made)
             return target
         refusals = (*rounds.refusals, *rounds.refused, *more.refused)
         report = report_of(made.recipe, made.policy.name, rounds.proven, refusals, comparison)
@@ -234,7 +234,7 @@ def carry_out(
             notes=notes,
             _undo=[journal.rollback] if keep_original else [],
         )
-        made.release()
+        let_go(made)
         return target, report
     except BaseException:  # an interrupt, too; not `with`, which an interrupt could leave before its exit is entered
         journal.rollback()

@@ -76,13 +76,6 @@ class Plan:
     flows: list[Flow] = field(default_factory=list)
     further: list[Plan] = field(default_factory=list)
 
-    def release(self) -> None:
-        """Let go of the model when the plan was carried out."""
-        for flow in (*self.flows, *(planned.flow for planned in self.edits)):
-            flow.release()
-        for plan in self.further:
-            plan.release()
-
     def __str__(self) -> str:
         lines = [f"after the merges: {pending}" for pending in self.transforms]
         return "\n".join([str(self._report()), *lines])
@@ -144,6 +137,14 @@ class Plan:
     def timed(self) -> Timings | None:
         """What was timed to decide, where the policy wants that."""
         return None if self.clock is None else self.clock.timings
+
+
+def let_go(plan: Plan) -> None:
+    """Release the model of a plan that was carried out."""
+    for flow in (*plan.flows, *(planned.flow for planned in plan.edits)):
+        flow.release()
+    for further in plan.further:
+        let_go(further)
 
 
 _OPENING = frozenset({spread.RULE, homogeneous.RULE})  # what they make may merge with what is beside it

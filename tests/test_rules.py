@@ -446,8 +446,8 @@ TWINS: dict[str, tuple[Make, str, tuple[Shape, ...]]] = {
         IMAGES,
     ),
     "transposed branches of two geometries": (
-        lambda: branches(nn.ConvTranspose2d(C, C, 3, padding=1), nn.ConvTranspose2d(C, C, 1)),
-        "RK317",
+        lambda: branches(nn.ConvTranspose2d(C, C, 3, padding=2, dilation=2), nn.ConvTranspose2d(C, C, 3, padding=1)),
+        "RK314",
         IMAGES,
     ),
 }
