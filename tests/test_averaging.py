@@ -100,3 +100,20 @@ def test_backbone_that_is_a_dictionary_with_a_forward() -> None:
     model = Backbone({"conv": nn.Conv2d(4, 4, 3), "bn": nn.BatchNorm2d(4), "relu": nn.ReLU(inplace=True)})
     deploy, _ = convert(model, *IMAGES)
     assert counts(deploy) == (1, 0)
+
+
+class Chomp(nn.Module):
+    """Cuts off what a causal convolution (Bai et al., An empirical evaluation of TCNs, 2018) padded too much."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :-2].contiguous()
+
+
+@pytest.mark.parametrize(
+    "cut", [Chomp, lambda: Fn(lambda m, x: x[..., :-2]), lambda: Fn(lambda m, x: x[..., :-2].clone())]
+)
+def test_norm_behind_a_causal_convolution_goes_into_it(cut: Any) -> None:
+    model = nn.Sequential(nn.Conv1d(4, 6, 3, padding=2), cut(), nn.BatchNorm1d(6), nn.ReLU())
+    deploy, _ = convert(model, (2, 4, 9), (1, 4, 6))
+    assert counts(deploy) == (1, 0)
+    assert deploy[0].kernel_size == (3,)
