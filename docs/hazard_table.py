@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1] / "tests" / "hazards"
+TESTS = Path(__file__).parents[1] / "tests"
 FAMILIES = {
     "A": "A model's state and life cycle",
     "B": "Batch norms and other norms",
@@ -16,6 +16,7 @@ FAMILIES = {
     "E": "Dtypes, devices, numbers",
     "F": "Tracing, wrappers, threads",
     "G": "Recipes and plugins",
+    "S": "Hostile input",
 }
 
 
@@ -28,7 +29,7 @@ class Hazard:
         what: what goes wrong in rewriters of models.
         does: what happens here.
         codes: with which refusal or error.
-        file: of the test, below tests/hazards.
+        file: of the test, below tests/hazards or tests/attacks.
         test: its name.
     """
 
@@ -46,8 +47,9 @@ class Hazard:
 
 
 def hazards() -> list[Hazard]:
-    """All rows, in order."""
-    return sorted((row for file in TESTS.glob("test_*.py") for row in _in(file)), key=lambda row: row.order)
+    """All rows, in order; a row of hostile input may have several tests."""
+    files = [file for folder in ("hazards", "attacks") for file in sorted((TESTS / folder).glob("test_*.py"))]
+    return sorted((row for file in files for row in _in(file)), key=lambda row: row.order)
 
 
 def _in(file: Path) -> Iterator[Hazard]:
@@ -66,7 +68,8 @@ def page() -> str:
         "# Hazards\n\n",
         "Ways in which rewriting a model goes wrong, and what reparamkit does about each. Every row is a test; it\n"
         "also proves that a model is bit for bit what it was after a refusal or an error: parameters, buffers,\n"
-        "modes, hooks, gradients, random generators.\n",
+        "modes, hooks, gradients, random generators. Hostile input runs nothing, changes no file, and ends in\n"
+        "bounded time; SECURITY.md says what is trusted.\n",
     ]
     rows = hazards()
     for letter, title in FAMILIES.items():

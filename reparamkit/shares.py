@@ -99,15 +99,20 @@ def _over_parts(spread: Spread, norm: Value) -> bool:
 
 
 def _in_front_of_averages(norm: Value) -> tuple[Value, Value]:
-    """The first value of those that only average positions on the way to `norm`, and what it reads."""
+    """The first value of those that only average or copy positions on the way to `norm`, and what it reads."""
     reader = norm
     assert norm.term is not None
     while True:
         read = reader.inputs[0]
-        kept = read.term is not None and _keeps(read.term.op, norm.term.op.nd) and read.rank == norm.rank
+        kept = read.term is not None and _crosses(read.term, norm.term.op.nd) and read.rank == norm.rank
         if not kept or read.escapes or not _only(read.readers, reader):
             return reader, read
         reader = read
+
+
+def _crosses(term: Term, nd: int | None) -> bool:
+    """Whether a scale may be moved from behind `term` to its front."""
+    return term.is_identity or _keeps(term.op, nd)
 
 
 def _keeps(op: Operator, nd: int | None) -> bool:

@@ -100,3 +100,57 @@ def test_backbone_that_is_a_dictionary_with_a_forward() -> None:
     model = Backbone({"conv": nn.Conv2d(4, 4, 3), "bn": nn.BatchNorm2d(4), "relu": nn.ReLU(inplace=True)})
     deploy, _ = convert(model, *IMAGES)
     assert counts(deploy) == (1, 0)
+
+
+class Chomp(nn.Module):
+    """Cuts off what a causal convolution (Bai et al., An empirical evaluation of TCNs, 2018) padded too much."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :-2].contiguous()
+
+
+@pytest.mark.parametrize(
+    "cut", [Chomp, lambda: Fn(lambda m, x: x[..., :-2]), lambda: Fn(lambda m, x: x[..., :-2].clone())]
+)
+def test_norm_behind_a_causal_convolution_goes_into_it(cut: Any) -> None:
+    model = nn.Sequential(nn.Conv1d(4, 6, 3, padding=2), cut(), nn.BatchNorm1d(6), nn.ReLU())
+    deploy, _ = convert(model, (2, 4, 9), (1, 4, 6))
+    assert counts(deploy) == (1, 0)
+    assert deploy[0].kernel_size == (3,)
+
+
+class Causal(nn.Conv1d):
+    """A layer that cuts for itself, as braindecode's."""
+
+    def __init__(self, kernel: int, **options: Any) -> None:
+        super().__init__(4, 6, kernel, padding=kernel - 1, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[..., : -self.padding[0]]
+
+
+class Leading(nn.Conv1d):
+    """A layer that pads for itself in a way that no convolution does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.cat([x[..., :2] * x[..., :2], x], -1))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", [Causal, Leading])
+def test_layer_that_does_more_than_convolve_takes_the_weights(kind: Any, bias: bool) -> None:
+    layer = Causal(3, bias=bias) if kind is Causal else Leading(4, 6, 3, bias=bias)
+    model = nn.Sequential(layer, nn.BatchNorm1d(6), nn.ReLU())
+    deploy, _ = convert(model, (2, 4, 9), (1, 4, 6))
+    assert counts(deploy) == (1, 0)
+    assert type(deploy[0]) is kind
+
+
+def test_layer_whose_weight_is_used_twice_keeps_it() -> None:
+    class Twice(Causal):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.weight.mean()
+
+    model = nn.Sequential(Twice(3), nn.BatchNorm1d(6))
+    deploy, _ = convert(model, (2, 4, 9))
+    assert torch.equal(deploy[0].weight, model[0].weight)

@@ -354,3 +354,51 @@ def test_tensors_that_are_made_other_tensors() -> None:
     """A dtype that is asked for is a conversion, and stays."""
     converted, _ = convert(MadeTensor(lambda x: torch.as_tensor(x, dtype=torch.float64)))
     assert counts(converted) == (2, 1)
+
+
+class Statements(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        branches = (conv_bn(4, 4, 3, padding=1), conv_bn(4, 4, 1), conv_bn(4, 4, 5, padding=2))
+        self.branches = nn.ModuleList([nn.Sequential(*pair) for pair in branches])
+
+
+class Added(Statements):
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.branches[0](x)
+        for branch in self.branches[1:]:
+            out.add_(branch(x))
+        out.relu_()
+        return out
+
+
+class ReadBetween(Statements):
+    """What is read before the last branch is added keeps all of them apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.branches[0](x)
+        out.add_(self.branches[1](x))
+        before = out.sigmoid()
+        out.add_(self.branches[2](x))
+        return out * before
+
+
+class OfTheInput(Statements):
+    """The caller's tensor is written into."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branches[0](x)
+        x.mul_(2.0)
+        return (y + self.branches[1](x)).relu()
+
+
+@pytest.mark.parametrize(("kind", "convs"), [(Added, 1), (ReadBetween, 3), (OfTheInput, 3)])
+def test_operations_in_place_that_are_statements(kind: Any, convs: int) -> None:
+    model = kind()
+    converted, _ = convert(model)
+    assert counts(converted) == (convs, 0)
+    x = inputs((1, 4, 6, 6))
+    with torch.no_grad():
+        given, wanted = x.clone(), x.clone()
+        assert gap(model(wanted), converted(given)) < 1e-12
+    assert torch.equal(given, wanted)

@@ -8,7 +8,7 @@ from torch import nn
 
 from reparamkit.edits.edit import Swap
 from reparamkit.edits.ends import backs, fronts, outermost, unit
-from reparamkit.lift.own_layer import OwnLayer, fits, geometry, takes_weights
+from reparamkit.lift.own_layer import OwnLayer, fits, geometry, goes_on_with_weights, takes_weights
 from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.paths import below, holders
 from reparamkit.standin import StandIn
@@ -78,6 +78,9 @@ def swap_for(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
             if own and value.share is None:  # where a norm goes into several layers, its place is none of theirs
                 anchors.append((_weight(value), name, value))
             continue
+        if value.share is None and _goes_on(value, candidate, flow, survey):
+            anchors.append((_weight(value), value.path, value))
+            continue
         rest = _remainder(value, candidate, flow, survey)
         if rest is None:
             return None
@@ -99,6 +102,13 @@ def swap_for(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     return Swap(
         candidate, anchor, tuple(aside), remainders, keeps_forward=holder.module is None or holder.tail is not None
     )
+
+
+def _goes_on(value: Value, candidate: Candidate, flow: Flow, survey: Survey) -> bool:
+    """Whether a layer with a forward of its own can take the operator, and does the rest as before: pads, or cuts."""
+    if value.path == flow.path or survey.is_read_from_outside(value.path):
+        return False
+    return goes_on_with_weights(flow.frames[value.path], value, candidate.term.op)
 
 
 def _still_answer(anchor: str, holder: Value, aside: list[str], candidate: Candidate, survey: Survey) -> bool:

@@ -49,13 +49,17 @@ def takes_weights(frame: Frame, value: Value, made: Operator) -> bool:
         value: what it computes, an operator.
         made: the operator it is to be.
     """
-    module, traced, call = frame.module, frame.traced, value.node
+    alone = frame.output is value and frame.inputs == [value.source] and not frame.traced.guarded
+    return alone and goes_on_with_weights(frame, value, made)
+
+
+def goes_on_with_weights(frame: Frame, value: Value, made: Operator) -> bool:
+    """Whether the forward of `frame`, whatever else it does, has `made` for `value` once the weights are put in."""
+    module, call = frame.module, value.node
     layer = None if value.term is None else value.term.op
-    if "forward" in module.__dict__ or traced.guarded or traced.constants or frame.output is not value:
+    if "forward" in module.__dict__ or frame.traced.constants or not isinstance(layer, Conv):
         return False
-    if not isinstance(layer, Conv) or frame.inputs != [value.source] or not _alone(call, module):
-        return False
-    return fits(layer, made, _taken(module, (call,)))
+    return _alone(call, module) and fits(layer, made, _taken(module, (call,)))
 
 
 def fits(layer: Conv, made: Operator, takes: frozenset[str]) -> bool:
@@ -91,6 +95,13 @@ def _last_call(graph: fx.Graph, module: nn.Module) -> fx.Node | None:
     return call if isinstance(call, fx.Node) and call.op == "call_function" and _alone(call, module) else None
 
 
+def _own_call(graph: fx.Graph, module: nn.Module) -> fx.Node | None:
+    """The one call that reads the weight of the module, wherever it stands."""
+    readers = {user for n in graph.nodes if n.op == "get_attr" and n.target == "weight" for user in n.users}
+    call = readers.pop() if len(readers) == 1 else None
+    return call if call is not None and call.op == "call_function" and _alone(call, module) else None
+
+
 def _alone(call: fx.Node, module: nn.Module) -> bool:
     """Whether the call reads one value and parameters of the module, which nothing else in the forward reads."""
     stored = [n for n in call.all_input_nodes if n.op == "get_attr"]
@@ -116,20 +127,20 @@ def _taken(module: nn.Module, calls: Sequence[fx.Node]) -> frozenset[str]:
 
 
 def _goes_the_same_way(module: nn.Module, calls: Sequence[fx.Node], names: frozenset[str]) -> bool:
-    """Whether the forward ends in `calls`, given these parameters, whatever numbers they hold: here they hold none."""
+    """Whether the forward makes these `calls`, given these parameters, whatever they hold: here no numbers."""
     weight = module._parameters["weight"]
     assert weight is not None
     like = {"weight": weight, "bias": weight.new_zeros(len(weight))}
     blank = copy.copy(module)
     blank._parameters = {**module._parameters, **{name: nn.Parameter(like[name].to("meta")) for name in names}}
     traced = trace(blank, frozenset())
-    found = [] if isinstance(traced, Refusal) else [_last_call(way.graph, blank) for way in traced.graphs]
+    found = [] if isinstance(traced, Refusal) else [_own_call(way.graph, blank) for way in traced.graphs]
     known = [call for call in found if call is not None and _own_parameters(call, blank) == names]
     return [_rest(call) for call in known] == [_rest(call) for call in calls] and len(found) == len(known)
 
 
 def _rest(call: fx.Node) -> list[tuple[str, ...]]:
-    """A forward without its last call and what that reads of the module, as text."""
+    """A forward without this call and what that reads of the module, as text."""
     others = [n for n in call.graph.nodes if n is not call and not (n.op == "get_attr" and set(n.users) == {call})]
     return [(n.op, str(n.target), str(n.args), str(n.kwargs)) for n in others]
 

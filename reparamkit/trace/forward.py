@@ -32,6 +32,7 @@ from reparamkit.trace.lasting import Lasting, alike, left_behind
 from reparamkit.trace.parameters import Takes, placeholders
 from reparamkit.trace.reuse import Log, Memory
 from reparamkit.trace.shuffles import write_shuffles
+from reparamkit.trace.statements import write_statements
 from reparamkit.trace.tracer import TwinTracer
 from reparamkit.trace.twin import Missing, proxies_in, state_of
 from reparamkit.trace.watch import Untraceable, Watch
@@ -236,6 +237,7 @@ def _made(tracer: TwinTracer, twin: nn.Module, watch: Watch) -> Traced:
     stored = frozenset(p.node for t, _ in tracer.twins for v in state_of(t).values() for p in proxies_in(v))
     constants = {name: tensor.detach().as_subclass(Tensor) for name, tensor in tracer.constants.items()}
     used = {str(n.target) for n in tracer.graph.nodes if n.op == "get_attr"}
+    write_statements(tracer.graph)
     write_borders(tracer.graph, constants, seen.named)
     write_shuffles(tracer.graph)
     watch.look_at(tracer.constants.values())

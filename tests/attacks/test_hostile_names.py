@@ -99,6 +99,7 @@ def test_s13_quoted_in_errors(name: str, attacking: list[str]) -> None:
     spec = {"version": 1, "name": name, name: 1, "blocks": [{"match": {"class": name, name: 2}}]}
     with pytest.raises(RecipeError) as caught:
         load_recipe(spec)
+    assert "RK702" in str(caught.value)
     assert not [c for c in str(caught.value) if not (c.isprintable() or c == "\n")]
     with pytest.raises(RecipeError) as caught:
         load_recipe(f"version: 1\nname: x\n{json.dumps(name)}: 1\nblocks:\n  - match: {{class: A}}\n")

@@ -15,15 +15,17 @@ import pytest
 
 from reparamkit.catalogue import catalogue
 from reparamkit.errors import CODES
+from tests.attacks.corpus import RECIPES
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 table: Any = import_module("hazard_table")  # docs is no package
 
+HOSTILE = 20
 ROWS = {"A": 19, "B": 23, "C": 27, "D": 26, "E": 18, "F": 21, "G": 16}
 
 
-@pytest.mark.parametrize("family", table.FAMILIES)
+@pytest.mark.parametrize("family", ROWS)
 def test_every_row_has_one_test_that_is_named_after_it(family: str) -> None:
     rows = [row for row in table.hazards() if row.row[0] == family]
     assert [row.row for row in rows] == [f"{family}{number}" for number in range(1, ROWS[family] + 1)]
@@ -32,10 +34,21 @@ def test_every_row_has_one_test_that_is_named_after_it(family: str) -> None:
         assert row.file.startswith(f"test_{family.lower()}_")
 
 
+def test_every_kind_of_hostile_input_has_tests_that_are_named_after_it() -> None:
+    rows = [row for row in table.hazards() if row.row[0] == "S"]
+    assert sorted({int(row.row[1:]) for row in rows}) == list(range(1, HOSTILE + 1))
+    for row in rows:
+        assert row.test.startswith(f"test_{row.row.lower()}_")
+        assert (ROOT / "tests" / "attacks" / row.file).exists()
+    assert {row.row[0] for row in table.hazards()} == set(table.FAMILIES) == {*ROWS, "S"}
+
+
 def test_codes_of_rows_exist_and_are_asserted_by_a_test_of_the_row() -> None:
+    provoked = [pair for folder in ("hazards", "attacks") for pair in _provoked(ROOT / "tests" / folder)]
     for row in table.hazards():
-        number = f"_{row.row[0].lower()}{int(row.row[1:]):02d}_"
-        mine = {code for name, code in _provoked(ROOT / "tests" / "hazards") if number in name}
+        number = f"_{row.row.lower()}_" if row.row[0] == "S" else f"_{row.row[0].lower()}{int(row.row[1:]):02d}_"
+        mine = {code for name, code in provoked if number in name}
+        mine |= {attack.code for attack in RECIPES if attack.row == row.row}
         assert set(row.codes) <= CODES.keys()
         assert set(row.codes) <= mine, row
 
