@@ -73,8 +73,8 @@ class Plan:
     scopes: list[Scope] = field(default_factory=list)
     clock: Stopwatch | None = None
     opens: bool = False
-    flows: list[Flow] = field(default_factory=list)
-    further: list[Plan] = field(default_factory=list)
+    flows: list[Flow] = field(default_factory=list, init=False, repr=False)
+    further: list[Plan] = field(default_factory=list, init=False, repr=False)
 
     def __str__(self) -> str:
         lines = [f"after the merges: {pending}" for pending in self.transforms]
