@@ -34,8 +34,15 @@ def called(model: nn.Module, example_inputs: Any) -> Any:
     try:
         return model(*args, **kwargs)
     except Exception as error:  # the user's code, on what the user gave
-        text = f"{type(model).__name__} does not run on the example inputs: {type(error).__name__}: {error}"
+        given = _sizes((args, kwargs))
+        text = f"{type(model).__name__} does not run on the example inputs{given}: {type(error).__name__}: {error}"
         raise ModelError("RK104", text) from error
+
+
+def _sizes(given: Any) -> str:
+    """The sizes of the tensors in what was given."""
+    sizes = ["x".join(map(str, x.shape)) for x in pytree.tree_leaves(given) if isinstance(x, Tensor)]
+    return f" ({', '.join(sizes[:4])})" if sizes else ""
 
 
 def _copied(example_inputs: Any) -> Any:

@@ -46,6 +46,8 @@ def _guessed(model: nn.Module) -> tuple[int, ...]:
     for module in model.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             return (1, module.in_channels, *_SIZE[len(module.kernel_size)])
+        if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            return (1, module.in_channels, *[16] * len(module.kernel_size))
         if isinstance(module, nn.Linear):
             return (1, module.in_features)
     raise ModelError("RK104", "the shape of its input cannot be guessed; say it, as in --input 1x3x224x224")

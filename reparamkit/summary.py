@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from reparamkit.merged import Merged, Step
-from reparamkit.operators import Conv
+from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.paths import joined
 from reparamkit.report import Report
 from reparamkit.rules.probe import Measured
@@ -133,10 +133,10 @@ def _module(module: nn.Module) -> str:
 
 def described(op: Any) -> str:
     """An operator in a few words."""
-    if not isinstance(op, Conv):
+    if not isinstance(op, (Conv, ConvTranspose)):
         return type(op).__name__
     if op.nd == 0:
         return f"Linear({op.in_channels}, {op.out_channels})"
     groups = f", groups {op.groups}" if op.groups > 1 else ""
-    kernel = "x".join(map(str, op.kernel_size))
-    return f"Conv{op.nd}d({op.in_channels}, {op.out_channels}, {kernel}{groups})"
+    kernel = "x".join(map(str, op.weight.shape[2:]))
+    return f"{type(op).__name__}{op.nd}d({op.in_channels}, {op.out_channels}, {kernel}{groups})"

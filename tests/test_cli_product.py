@@ -395,6 +395,7 @@ class TestExampleInput:
     def test_shape_is_guessed_from_the_first_layer(self) -> None:
         assert example_input(blocks.RepVGGBlock()).shape == (1, 8, 224, 224)
         assert example_input(torch.nn.Sequential(torch.nn.Linear(5, 2)).double()).dtype == torch.float64
+        assert example_input(torch.nn.Sequential(torch.nn.ConvTranspose2d(5, 2, 2))).shape == (1, 5, 16, 16)
 
     def test_no_layer_no_guess(self) -> None:
         with pytest.raises(reparamkit.ModelError, match="RK104"):

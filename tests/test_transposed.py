@@ -44,8 +44,9 @@ class Up(nn.Module):
     ],
 )
 def test_one_is_left(a: nn.Module, b: nn.Module) -> None:
-    converted, _ = convert(Up(a, b), policy="always")
+    converted, report = convert(Up(a, b), policy="always")
     assert counts(converted) == (1, 0)
+    assert report.merged[0].after.startswith("ConvTranspose2d(4, 4, ")
 
 
 @pytest.mark.parametrize(
