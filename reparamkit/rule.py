@@ -113,6 +113,10 @@ class Context(Protocol):
     def channels(self) -> int | None:
         """Channels of it, where they are the second axis and something in front of it tells."""
 
+    @property
+    def grouped(self) -> bool:
+        """Whether a convolution of several groups of more than one channel makes it."""
+
 
 class Call:
     """A function or method call in a traced forward, its tensor inputs as opaque values.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from reparamkit.errors import ModelError, Refusal
-from reparamkit.paths import below, holders, modules_under
+from reparamkit.paths import below, holders, joined, modules_under
 from reparamkit.places import Held, holders_of, places
 from reparamkit.trace.bypass import bypassed
 from reparamkit.trace.calls import with_all_ways
@@ -90,6 +90,12 @@ class Survey:
         """The path at which a module is dealt with, by identity: from where it is called, if that is one place."""
         once = {key: caller for key, caller in self.caller.items() if self.calls[key] == 1}
         return places(self.modules, self.held, once)
+
+    def other_names(self, path: str) -> tuple[str, ...]:
+        """The other paths of the module at `path`, one for each that holds it."""
+        holders = self.held.get(id(self.modules[path]), [])
+        held = [joined(self.places[id(holder)], name) for holder, name in holders]
+        return tuple(other for other in held if other != path)
 
     def is_shared(self, module: nn.Module) -> bool:
         """Whether a module with several names may be called under more than one of them."""

@@ -181,3 +181,15 @@ def test_expand_gives_a_layer_branches_once() -> None:
     x = inputs((1, C, 6, 6))
     with torch.no_grad():
         assert gap(model["used"](x), expanded["used"](x)) < 1e-12
+
+
+def test_expand_and_back_under_two_names() -> None:
+    model = Temporal().eval().double()
+    expanded = reparamkit.expand(model, "acnet")
+    assert expanded.conv1 is expanded.net[0]
+    assert not isinstance(expanded.conv1, nn.Conv2d)
+    back = reparamkit.apply(expanded)
+    assert back.conv1 is back.net[0]
+    assert counts(back) == (2, 0)
+    assert_same(model, expanded)
+    assert_same(model, back)

@@ -103,6 +103,17 @@ def test_shuffle_module_between_two_layers_goes_into_one_of_them() -> None:
     assert not any(isinstance(module, nn.ChannelShuffle) for module in deploy.modules())
 
 
+def test_norm_behind_a_shuffle_of_a_grouped_layer() -> None:
+    """As CondenseNet's: a grouped convolution takes no permutation, but it takes the norm behind one."""
+    model = Fn(
+        lambda m, x: m.bn(m.shuffle(m.conv(x))).relu(),
+        conv=nn.Conv2d(4, 12, 3, groups=2), shuffle=nn.ChannelShuffle(3), bn=nn.BatchNorm2d(12),
+    )  # fmt: skip
+    deploy, _ = convert(model, *IMAGES)
+    assert counts(deploy) == (1, 0)
+    assert any(isinstance(module, nn.ChannelShuffle) for module in deploy.modules())
+
+
 def test_reshape_behind_a_pixel_shuffle_knows_the_channels() -> None:
     """Behind the shuffle there are 3 channels, not the 12 of the convolution."""
     conv, bn = nn.Conv2d(4, 12, 1), nn.BatchNorm1d(3)

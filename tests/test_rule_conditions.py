@@ -25,6 +25,7 @@ from reparamkit.rules import (
     pad,
     pooling,
     scale,
+    shuffle,
     spread,
 )
 from reparamkit.rules.constants import per_channel
@@ -128,19 +129,40 @@ def test_padding_is_given_in_pairs_for_spatial_axes(pads: tuple[int, ...], nd: i
 
 
 SLICED = {
-    "of a layer": lambda m, x: m.one(m.deep(x[:, :4])[:, 1:3]),
-    "of a pool": lambda m, x: m.one(m.pool(x[:, :4])[:, 1:3]),
-    "of a scale": lambda m, x: m.one((x[:, :4] * 2)[:, 1:3]),
-    "of a slice": lambda m, x: m.one(x[:, :4][:, 1:3]) + m.one(x[:, 2:6][:, :2]),
+    "of a layer": lambda m, y: m.one(m.deep(y[:, :4])[:, 1:3]),
+    "of a pool": lambda m, y: m.one(m.pool(y[:, :4])[:, 1:3]),
+    "of a scale": lambda m, y: m.one((y[:, :4] * 2)[:, 1:3]),
+    "of a slice": lambda m, y: m.one(y[:, 2:6][:, :2] * 3),
 }
 
 
 @pytest.mark.parametrize("run", SLICED.values(), ids=SLICED)
 def test_a_slice_of_a_slice(run: Any) -> None:
-    """Exact; that the second slice is of the first, not of the input, shows in the numbers."""
+    """One layer; that the second slice is of the first, not of the input, shows in the numbers."""
     layers: dict[str, nn.Module] = {"deep": nn.Conv2d(4, 4, 3, padding=1, groups=4), "one": nn.Conv2d(2, 3, 1)}
-    converted, _ = convert(Fn(run, **layers, pool=nn.AvgPool2d(2)), (2, 8, 6, 6), policy="always")
-    assert counts(converted)[0] <= 2
+    layers |= {"stem": nn.Conv2d(8, 8, 1, bias=False), "pool": nn.AvgPool2d(2)}
+    _, report = convert(Fn(lambda m, x: run(m, m.stem(x)), **layers), (2, 8, 6, 6), policy="always")
+    (merged,) = report.merged
+    assert "2 getitem" in merged.before
+
+
+@pytest.mark.parametrize("act", [F.relu, torch.tanh, lambda y: y.relu(), nn.ReLU()])
+def test_channels_are_shuffled_in_front_of_an_activation(act: Any) -> None:
+    model = Fn(lambda m, x: m.last(act(torch.channel_shuffle(m.first(x), 2))))
+    model.first, model.last = nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1)
+    _, report = convert(model, (2, 4, 6, 6), policy="always")
+    assert any("core/shuffle" in m.rules for m in report.merged)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_channels_of_what_has_no_positions_are_not_shuffled(rank: int | None) -> None:
+    refused(shuffle.ordered(SimpleNamespace(chain=lambda: iter(())), [1, 0], 2, context(rank)), "RK331")
+
+
+def test_a_pooling_moves_by_its_window_unless_it_is_told_otherwise() -> None:
+    said = pooling._functional(2)(call(3), context(4))
+    assert isinstance(said, Through)
+    assert said.op.one.stride == (3, 3)  # type: ignore[union-attr]
 
 
 def test_dividing_by_a_parameter_rounds_in_float64() -> None:

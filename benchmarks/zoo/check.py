@@ -84,7 +84,7 @@ def _state_problems(model: nn.Module, deploy: nn.Module, kept: dict[str, Tensor]
     now = _tensors(model)
     if now.keys() != kept.keys() or any(not _same(now[k], v) for k, v in kept.items()):
         return ["the original changed"]
-    edited = {path for planned in made.edits for path in planned.edit.touched}
+    edited = _all_names(model, {path for planned in made.edits for path in planned.edit.touched})
     inside = {p.edit.path for p in made.edits if p.name}
     moved = []
     for name, tensor in _tensors(deploy).items():
@@ -94,6 +94,12 @@ def _state_problems(model: nn.Module, deploy: nn.Module, kept: dict[str, Tensor]
         if not same and not mine:
             moved.append(name)
     return [f"changed outside the edits: {', '.join(moved[:3])}"] if moved else []
+
+
+def _all_names(model: nn.Module, paths: set[str]) -> set[str]:
+    """These paths, and the others under which the same modules are held."""
+    found = {id(model.get_submodule(path)) for path in paths}
+    return {path for path, module in model.named_modules(remove_duplicate=False) if id(module) in found}
 
 
 def _merged(made: Any) -> set[tuple[str, str]]:

@@ -14,7 +14,7 @@ from reparamkit.edits.rewritten import would_fold_again
 from reparamkit.edits.splice import Steps
 from reparamkit.errors import VerificationError
 from reparamkit.lower import neutral
-from reparamkit.paths import below, holders, joined
+from reparamkit.paths import below, holders
 from reparamkit.plan import Plan
 from reparamkit.planned import Planned
 from reparamkit.prove import Proven
@@ -51,13 +51,9 @@ def steps_of(made: Plan, proven: Mapping[Planned, Proven]) -> Steps:
 
 def _other_paths(made: Plan, steps: Steps) -> dict[str, tuple[str, ...]]:
     """Under which other names the exchanged modules are held; one that is shared is exchanged under one of them."""
-    survey, found = made.survey, {}
-    for path in (*steps.modules, *steps.aside, *steps.remainders):
-        module = survey.modules[path]
-        if survey.names[id(module)] > 1 and not survey.is_shared(module):
-            held = [joined(survey.places[id(holder)], name) for holder, name in survey.held[id(module)]]
-            found[path] = tuple(other for other in held if other != path)
-    return found
+    survey = made.survey
+    exchanged = (*steps.modules, *steps.aside, *steps.remainders)
+    return {path: survey.other_names(path) for path in exchanged if not survey.is_shared(survey.modules[path])}
 
 
 def _each_on_its_own(edits: Sequence[Edit]) -> None:

@@ -30,7 +30,7 @@ def _unfit(path: str, module: nn.Module, found: Survey, owners: Counter[int]) ->
         return Refusal("RK330", f"{type(module).__name__} is a layer of its own kind", path)
     if "forward" in module.__dict__:
         return Refusal("RK331", "the instance has a forward of its own", path)
-    if found.names[id(module)] > 1:
+    if found.is_shared(module):
         return Refusal("RK301", f"the module has {found.names[id(module)]} names", path)
     if any(owners[id(t)] > 1 for t in module._parameters.values() if t is not None):
         return Refusal("RK301", "its parameters are another module's as well", path)

@@ -33,7 +33,7 @@ from reparamkit.pipeline import Plugins, RecipeLike
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry
 from reparamkit.standin import StandIn
-from reparamkit.survey import survey
+from reparamkit.survey import Survey, survey
 
 Init = Literal["keep", "scratch"]
 
@@ -119,41 +119,42 @@ def expand(
     sections = {i: branches_of(section, registry.branch_ops) for i, section in enumerate(loaded.expand)}
     job = _Job(loaded, registry, sections, init, online)
     with torch.inference_mode(False):
-        blocks, report = _blocks(model, job)
-        return _expanded(model, blocks, report, inplace, example_inputs, return_report)
+        found = survey(model, registry)
+        blocks, report = _blocks(model, found, job)
+        steps = Steps(modules=dict(blocks), also={path: found.other_names(path) for path in blocks})
+        target = _expanded(model, blocks, steps, inplace, example_inputs)
+        return (target, report) if return_report else target
 
 
 def _expanded(
     model: nn.Module,
     blocks: dict[str, Expanded],
-    report: Expansion,
+    steps: Steps,
     inplace: bool,
     example_inputs: Any,
-    return_report: bool,
-) -> nn.Module | tuple[nn.Module, Expansion]:
+) -> nn.Module:
     journal = Journal()
     try:
         if "" in blocks:  # the model is the layer itself: nothing holds it in which it could be exchanged
             target: nn.Module = blocks[""]
         else:
-            steps = Steps(modules=dict(blocks))
             target = model if inplace else copied(model, steps)
             splice(target, steps, journal)
         if example_inputs is not None:
             settle(target, list(blocks.values()), example_inputs)
-        return (target, report) if return_report else target
+        return target
     except BaseException:
         journal.rollback()
         raise
 
 
-def _blocks(model: nn.Module, job: _Job) -> tuple[dict[str, Expanded], Expansion]:
+def _blocks(model: nn.Module, found: Survey, job: _Job) -> tuple[dict[str, Expanded], Expansion]:
     """A block for every layer that the recipe means and that can have branches."""
     blocks: dict[str, Expanded] = {}
     done: list[ExpandedLayer] = []
     refused: list[Refusal] = []
     matched: set[int] = set()
-    for path, module, refusal in layers_in(survey(model, job.registry)):
+    for path, module, refusal in layers_in(found):
         layer = layer_of(module)
         at = next((i for i, s in enumerate(job.recipe.expand) if s.match.fits(path, layer)), None)
         if at is None:

@@ -8,7 +8,7 @@ from torch import fx
 
 from reparamkit.flow import Flow, Frame, Value
 from reparamkit.operators import Layout
-from reparamkit.rules.sizes import channel_axis, channels_in
+from reparamkit.rules.sizes import channel_axis, channels_in, is_grouped
 from reparamkit.trace.tracer import UNDER
 
 
@@ -32,6 +32,11 @@ class Context:
         if self.value is None or self.rank is None or channel_axis(self.value) not in (self.rank - 2, None):
             return None
         return channels_in(self.value)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether a convolution of several groups of more than one channel makes it."""
+        return self.value is not None and is_grouped(self.value)
 
 
 def new_value(flow: Flow, path: str, node: fx.Node, inputs: list[Value] | None = None) -> Value:

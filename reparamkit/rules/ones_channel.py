@@ -43,6 +43,7 @@ class _Place:
 
     ones: tuple[int, ...] = ()
     channels: int | None = None
+    grouped: bool = False
 
     def __init__(self, rank: int) -> None:
         self.rank = rank

@@ -5,8 +5,9 @@ b[p]``; in front of one it is one of the columns, ``W (x[p]) = W[:, p^-1] x`` (t
 CVPR 2018; also ``x[:, p]``, `torch.index_select`).
 
 Conditions: the order is known while tracing, and how many channels there are. A convolution of several groups takes no
-permutation, unless it is depthwise and the permutation is behind it and in front of another dense one. Where the number
-of channels is not known, a shuffle stays where it is, and only scales cross it (`core/regroup`).
+permutation, unless it is depthwise and the permutation is behind it and in front of another dense one. A shuffle behind
+such a convolution, or of a number of channels that is not known, stays where it is, and only scales cross it
+(`core/regroup`).
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ def lift_shuffle_module(module: nn.ChannelShuffle, context: Context) -> Picked |
 
 
 def _shuffle(groups: int, context: Context) -> Picked | Layout | Refusal:
-    """In the order of a known number of channels; of an unknown one, as what a scale can cross."""
+    """An order of channels that a kernel can take, or what scales cross where it cannot."""
     if context.rank is None or context.rank < 3:
         return Refusal("RK331", "a shuffle of an unknown number of axes")
     total = context.channels
-    if total is None or total % groups:
+    if total is None or total % groups or context.grouped:
         return dealt(groups, context.rank - 2)
     return Picked(Scale(), tuple(shuffled(total, groups)), total, context.rank - 2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from reparamkit.operators import Arranged, Layout, Picked, Scale, Stencil
+from reparamkit.operators import Arranged, Conv, Layout, Picked, Scale, Stencil
 
 _ELEMENTWISE = frozenset(
     "relu relu_ relu6 silu gelu sigmoid tanh hardswish hardsigmoid leaky_relu leakyrelu elu mish softplus".split()
@@ -59,6 +59,17 @@ def _is_elementwise(value: Any) -> bool:
         return kind.__module__.startswith("torch.nn.") and kind.__name__.lower() in _ELEMENTWISE
     target = value.node.target
     return (target if isinstance(target, str) else getattr(target, "__name__", "")) in _ELEMENTWISE
+
+
+def is_grouped(value: Any) -> bool:
+    """Whether a value is scaled channels of a convolution of several groups, none of them a single channel."""
+    for step in value.chain():
+        op = None if step.term is None else step.term.op
+        if isinstance(op, Conv):
+            return 1 < op.groups < max(op.in_channels, op.out_channels)
+        if not isinstance(op, Scale):
+            return False
+    return False
 
 
 def is_channels(size: Any, value: Any, behind: int) -> bool:

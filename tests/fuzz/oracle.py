@@ -171,13 +171,16 @@ def _kept(model: nn.Module, converted: nn.Module, report: Report) -> None:
 def _is_settled(setting: Setting, report: Report) -> bool:
     """Whether nothing may be left to merge.
 
-    Four things leave something: in-place operations, which the first conversion may do away with; a number of axes
+    Five things leave something: in-place operations, which the first conversion may do away with; a number of axes
     that nothing told before; copies of shared layers; padding that is cropped away again, which is nothing once it is
-    merged with what is in front of it.
+    merged with what is in front of it; scales that are stacked, once one of them has become a layer.
     """
     every_rule = setting.options.get("recipe") is EVERY_RULE
-    unsettled = any(r.code in ("RK203", "RK309") or "the inner one crops" in r.reason for r in report.refused)
-    return not every_rule and not unsettled
+    return not every_rule and not any(r.code in _LATER or any(t in r.reason for t in _AGAIN) for r in report.refused)
+
+
+_LATER = ("RK203", "RK309")
+_AGAIN = ("the inner one crops", "no rule stacks")
 
 
 def _again(converted: nn.Module, setting: Setting, nd: int) -> None:
