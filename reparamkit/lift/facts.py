@@ -218,22 +218,22 @@ def makes_tensor(node: fx.Node, called: nn.Module | None) -> bool:
     return False
 
 
-def surely_tensor(node: fx.Node, returns: Callable[[fx.Node], bool], asked: set[fx.Node] | None = None) -> bool:
+def surely_tensor(node: fx.Node, returns: Callable[[fx.Node], bool]) -> bool:
     """Whether a node surely computes one tensor, in a sum or a product because one of its operands is one.
 
     Args:
         node: of a traced forward.
         returns: whether a call of a module surely returns one.
-        asked: nodes that were looked at on the way here.
     """
-    if node.op == "call_module":
-        return returns(node)
-    if makes_tensor(node, None):
-        return True
-    asked = set() if asked is None else asked
-    asked.add(node)
-    operands = node.all_input_nodes if node.target in _ARITHMETIC else []
-    return any(surely_tensor(n, returns, asked) for n in operands if n not in asked)
+    waiting, asked = [node], set[fx.Node]()
+    while waiting:
+        one = waiting.pop()
+        if returns(one) if one.op == "call_module" else makes_tensor(one, None):
+            return True
+        asked.add(one)
+        if one.target in _ARITHMETIC:
+            waiting += [operand for operand in one.all_input_nodes if operand not in asked]
+    return False
 
 
 _NAMES = ("add", "sub", "mul", "truediv", "iadd", "isub", "imul", "itruediv")
