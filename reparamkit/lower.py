@@ -41,6 +41,8 @@ def realizable(term: Term) -> Term | Refusal:
         if not op.channels or not op.nd or term.like is None:
             return Refusal("RK319", "a scale for an unknown number of channels or axes")
         return replace(term, op=op.bind(op.nd, op.channels))
+    if term.like is None:
+        return Refusal("RK319", "no weight tells the dtype of a layer")
     if isinstance(op, ConvTranspose):
         return term
     made = _even(with_groups(op, 1) if op.nd == 0 else op)

@@ -68,6 +68,18 @@ def whole_sum(m: Any, x: Tensor) -> Tensor:
         return m.wide(x) + m.narrow(x)  # type: ignore[no-any-return]
 
 
+class Recorded(nn.Module):
+    """Records gradients for what it holds, whatever its caller does."""
+
+    def __init__(self, *inner: nn.Module, once: bool = True) -> None:
+        super().__init__()
+        self.inner, self.once = nn.Sequential(*inner), once
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad() if self.once else torch.set_grad_enabled(True):
+            return self.inner(x)
+
+
 REFUSED = {
     "the layer in front": lambda: Fn(switched_off, conv=conv(), norm=nn.BatchNorm2d(C)),
     "the norm behind": lambda: Fn(second_half, conv=conv(), norm=nn.BatchNorm2d(C)),
@@ -77,6 +89,9 @@ REFUSED = {
     "a child in front": lambda: nn.Sequential(Quiet(conv()), nn.BatchNorm2d(C)),
     "a child behind": lambda: nn.Sequential(conv(), Quiet(nn.BatchNorm2d(C))),
     "autocast": lambda: nn.Sequential(OwnPrecision(conv()), nn.BatchNorm2d(C)),
+    "recorded in what is not": lambda: Quiet(Recorded(conv()), nn.BatchNorm2d(C)),
+    "recorded by another switch": lambda: Quiet(Recorded(conv(), once=False), nn.BatchNorm2d(C)),
+    "recorded, whoever calls": lambda: nn.Sequential(Recorded(conv()), nn.BatchNorm2d(C)),
 }
 MERGED = {
     "a chain in one context": lambda: Quiet(conv(), nn.BatchNorm2d(C)),
@@ -85,6 +100,8 @@ MERGED = {
     "a block that knows nothing of it": lambda: Quiet(branches()),
     "a part that is nowhere near it": lambda: nn.Sequential(Quiet(nn.ReLU()), *conv_bn(C, C, 3)),
     "autocast": lambda: OwnPrecision(conv(), nn.BatchNorm2d(C)),
+    "all of it recorded": lambda: Quiet(Recorded(conv(), nn.BatchNorm2d(C)), nn.ReLU()),
+    "behind what is recorded": lambda: nn.Sequential(Recorded(nn.ReLU()), conv(), nn.BatchNorm2d(C)),
 }
 
 

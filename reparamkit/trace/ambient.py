@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,37 @@ QUESTIONS: dict[Any, str] = {
     torch.is_autocast_enabled: "autocast is on",
     torch.is_autocast_cpu_enabled: "autocast is on",
 }
+
+
+SWITCHES: tuple[type, ...] = (torch.enable_grad, torch.set_grad_enabled)
+
+
+def told(switch: Any, tell: Callable[[int], None]) -> type:
+    """A switch of gradients that says when it is set to record them, and when no longer.
+
+    A forward is traced while gradients are recorded, so that nothing else shows it; its caller may record none.
+
+    Args:
+        switch: one of `SWITCHES`.
+        tell: is called with 1, and with -1 when the context ends.
+    """
+    at_once = switch is torch.set_grad_enabled
+
+    class Told(switch):  # type: ignore[misc]
+        def __init__(self, *mode: Any, **named: Any) -> None:
+            super().__init__(*mode, **named)
+            self.records = not at_once or bool((*mode, *named.values())[0])
+            tell(int(at_once and self.records))
+
+        def __enter__(self) -> None:
+            super().__enter__()
+            tell(int(not at_once))
+
+        def __exit__(self, *error: Any) -> None:
+            super().__exit__(*error)
+            tell(-int(self.records))
+
+    return Told
 
 
 def is_generator(value: Any) -> bool:

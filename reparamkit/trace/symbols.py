@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.fx.proxy import Proxy
 
-from reparamkit.trace.ambient import LOOKED_THROUGH, QUESTIONS, Chance, is_generator, seeds
+from reparamkit.trace.ambient import LOOKED_THROUGH, QUESTIONS, SWITCHES, Chance, is_generator, seeds, told
 from reparamkit.trace.bytecode import doubts
 from reparamkit.trace.sized import CREATORS, created
 from reparamkit.trace.userstate import Held
@@ -180,7 +180,7 @@ class Symbols:
         """A function, method or module of the user's as one that keeps proxies symbolic; anything else as it is."""
         kind = builtins.type(value)
         if kind in _STATELESS:
-            return value
+            return told(value, self.tracer.record) if kind is type and value in SWITCHES else value
         if kind is types.FunctionType:
             return self._function(value)
         if kind is types.MethodType:

@@ -70,6 +70,7 @@ class TwinTracer(TracerBase):
         self.fixed: dict[str, Any] = {}
         self.mode = ambient()
         self.switches = ""
+        self.recording = 0
         self.twins: list[tuple[Any, nn.Module]] = []
 
     def release(self) -> None:
@@ -155,12 +156,17 @@ class TwinTracer(TracerBase):
             return False
         return self.ask(f"{_question(proxy.node)} has {name}") == 0
 
+    def record(self, more: int) -> None:
+        """The forward itself asks for gradients, or does no longer."""
+        self.recording += more
+
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
         """A new node, with the context it is made under."""
         grad, autocast, depth = ambient()
         if autocast != self.mode[1]:
             raise Untraceable("enters an autocast context")
-        under = "autocast(enabled=False)" if depth != self.mode[2] else "no_grad" if grad != self.mode[0] else ""
+        under = "no_grad" if grad != self.mode[0] else "enable_grad" if self.recording else ""
+        under = "autocast(enabled=False)" if depth != self.mode[2] else under
         node = super().create_node(kind, *args, **kwargs)
         if under:
             self.switches = node.meta[UNDER] = under

@@ -159,11 +159,12 @@ def _rounding(
 
 
 def _kept(model: nn.Module, converted: nn.Module, report: Report) -> None:
-    """What no merge names is bitwise what it was."""
+    """What no merge names, by any of its names, is bitwise what it was."""
     before, after = model.state_dict(), converted.state_dict()
+    modules = dict(converted.named_modules(remove_duplicate=False))
+    merged = {id(modules[m.path]) for m in report.merged if m.path in modules}
     for key in before.keys() & after.keys():
-        owner = key.rpartition(".")[0]
-        named = any(owner == m.path for m in report.merged)
+        named = id(modules.get(key.rpartition(".")[0])) in merged
         if not named and not torch.equal(before[key], after[key]):
             raise Finding(f"state: {key} changed, and no merge names it\n{report}")
 

@@ -347,3 +347,16 @@ def test_a_batch_norm_whose_weight_has_more_axes_is_left() -> None:
     _, report = settled(nn.Sequential(nn.Conv2d(4, 4, 3), norm, nn.Conv2d(4, 4, 1)))
     assert "RK310" in codes(report)
     assert not report.merged
+
+
+def test_slices_and_pools_without_a_weight_are_no_layer() -> None:
+    """Nothing tells the dtype of one: it is not planned, and not refused when it is too late."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = m.norm(torch.tanh(x))
+        return torch.cat([y[:, :1], m.pool(y)[:, 1:]], 1) + torch.cat([y, y], 0)[:2]
+
+    model = randomize(Fn(run, norm=nn.BatchNorm2d(4), pool=nn.AvgPool2d(3, 1, 1))).double()
+    plan = reparamkit.plan(model, policy="always")
+    _, report = reparamkit.apply(model, policy="always", return_report=True)
+    assert len(plan.edits) == len(report.merged)
