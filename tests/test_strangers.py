@@ -220,3 +220,20 @@ def test_forward_that_asks_what_kind_of_device_it_is_on() -> None:
     assert counts(converted) == (2, 0)
     same = Fn(lambda m, x: F.relu(m.a(x)) if x.device.type != "cuda" else F.relu(x), a=pair())
     assert counts(convert(same)[0]) == (1, 0)
+
+
+class Several(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = pair(), pair()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.first(x), self.second(x), x]
+
+
+@pytest.mark.parametrize("index", [slice(2), slice(None, None, -1), slice(-2, None)])
+def test_child_whose_results_are_sliced(index: slice) -> None:
+    """RF-DETR does so with its encoder's."""
+    model = Fn(lambda m, x: torch.cat(m.several(x)[index], 1), several=Several())
+    converted, _ = convert(model)
+    assert counts(converted) == (2, 0)

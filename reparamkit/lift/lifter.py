@@ -219,5 +219,10 @@ def _packed(frame: Frame, node: fx.Node, inner: Frame) -> dict[Any, Value] | Non
     parts = {key: inner.values[n] for key, n in pairs if isinstance(n, fx.Node) and n in inner.values}
     if isinstance(made, (list, tuple)):
         parts |= {key - len(made): value for key, value in parts.items()}
-    picks = all(u.target is operator.getitem and u.args[0] is node and u.args[1] in parts for u in node.users)
+    picks = all(u.target is operator.getitem and u.args[0] is node and _is_one_of(parts, u.args[1]) for u in node.users)
     return parts if parts and picks and node not in frame.traced.stored else None
+
+
+def _is_one_of(parts: dict[Any, Value], index: Any) -> bool:
+    """Whether one part is picked: not a slice, which Python before 3.12 cannot even look up."""
+    return isinstance(index, (int, str)) and index in parts
