@@ -1,7 +1,7 @@
 """trace: the first stage. One module's own forward becomes a graph, its children as leaves.
 
 forward                                         start here: a forward runs on a recording twin of its module
-tracer, twin, parameters, borders               what is recorded, and with what it is called
+tracer, twin, parameters, borders, statements   what is recorded, and with what it is called
 symbols, bytecode, forks, ambient               what its code may ask, and every answer it may get
 watch, held, userstate, lasting                 what it holds beside its modules, may change, leaves behind
 calls, reuse                                    other calls than the plain one; modules that are alike
