@@ -1,7 +1,7 @@
 """trace: the first stage. One module's own forward becomes a graph, its children as leaves.
 
 forward                                         start here: a forward runs on a recording twin of its module
-tracer, twin, parameters, sized                 what is recorded, and with what it is called
+tracer, twin, parameters, sized, statements     what is recorded, and with what it is called
 borders, strips, shuffles, unread               several steps that are one: padding, a channel shuffle
 symbols, bytecode, forks, ambient               what its code may ask, and every answer it may get
 watch, held, userstate, lasting                 what it holds beside its modules, may change, leaves behind
