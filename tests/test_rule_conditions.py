@@ -249,7 +249,7 @@ def test_a_concatenation_with_a_constant_is_left() -> None:
     model.a, model.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
     _, report = convert(model, (2, 4, 6, 6))
     assert not report.merged
-    assert codes(report) <= {"RK331", "RK318", "RK319"}
+    assert codes(report) <= {"RK331", "RK318", "RK319", "RK604"}  # torch 2.6 does not trace the constant
 
 
 def test_a_pooling_that_follows_the_size_of_its_input_is_left() -> None:

@@ -8,6 +8,8 @@ from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from reparamkit.trace.bytecode import instructions
 from reparamkit.trace.watch import Untraceable
 
@@ -74,6 +76,8 @@ def placeholders(
 
 def leaves_out(module: nn.Module) -> bool:
     """Whether the forward has an argument that is None where it is not given."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     try:
         takes = signature_of(forward_of(module)).parameters.values()
     except (TypeError, ValueError):  # a built-in function that stands in its place does not tell
