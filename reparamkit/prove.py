@@ -44,9 +44,7 @@ class Proven:
     error: float | None
 
 
-def prove(
-    edit: Edit, flow: Flow, rules: RuleSet, rtol: float | None, samples: Samples | None = None
-) -> Proven | Refusal:
+def prove(edit: Edit, flow: Flow, rules: RuleSet, rtol: float | None, samples: Samples) -> Proven | Refusal:
     """Compute the module for a region, and compare it with the region.
 
     Args:
@@ -70,7 +68,7 @@ def prove(
         return module
     assert term.like is not None
     assert isinstance(term.op, (Conv, ConvTranspose))
-    proofs = [] if rtol is None else _proofs(edit, flow, module, samples or Samples())
+    proofs = [] if rtol is None else _proofs(edit, flow, module, samples)
     if isinstance(proofs, Refusal):
         return proofs
 

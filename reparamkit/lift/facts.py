@@ -7,7 +7,6 @@ It decides which axis a `BatchNorm1d` or a negative index means. Convolutions ar
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +161,7 @@ def entries_of(node: fx.Node, entries: Callable[[fx.Node], int | None]) -> int |
         entries: of another shape; of a value, how many axes it has.
     """
     first = entries(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
-    if _is_shape(node):
+    if is_shape(node):
         return first
     if node.target is operator.getitem and first is not None and isinstance(node.args[1], slice):
         bounds = node.args[1]
@@ -279,7 +278,7 @@ def parts_of(node: fx.Node) -> tuple[int | None, bool]:
     if name in ("split", "split_with_sizes"):
         sizes = node.kwargs.get("split_size_or_sections", node.kwargs.get("split_size", wanted))
         return (len(sizes), True) if isinstance(sizes, (list, tuple)) else (None, False)
-    if node.target is operator.getitem and isinstance(wanted, slice) and _is_shape(node.args[0]):
+    if node.target is operator.getitem and isinstance(wanted, slice) and is_shape(node.args[0]):
         return _sliced(wanted), True
     return None, False
 
@@ -287,7 +286,8 @@ def parts_of(node: fx.Node) -> tuple[int | None, bool]:
 _MAX_PARTS = 8
 
 
-def _is_shape(node: Any) -> bool:
+def is_shape(node: Any) -> bool:
+    """Whether it is ``x.shape`` or ``x.size()``."""
     if not isinstance(node, fx.Node):
         return False
     return node.args[1:] == ("shape",) if node.target is getattr else node.target == "size" and len(node.args) == 1

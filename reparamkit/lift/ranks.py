@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from reparamkit.lift.cuts import is_cut, takes_part
-from reparamkit.lift.facts import CONV_RANKS, RANKED, is_pooling, keeps_channels, keeps_rank, rank_of_module
+from reparamkit.lift.facts import CONV_RANKS, RANKED, is_pooling, is_shape, keeps_channels, keeps_rank, rank_of_module
 from reparamkit.paths import joined
 from reparamkit.trace.forward import Traced
 from reparamkit.trace.twin import PARTS
@@ -89,7 +89,7 @@ def _taken(survey: Survey, path: str, node: fx.Node, reader: fx.Node) -> int | N
     """Axes that the reader insists on."""
     if reader.op == "call_function" and reader.target in CONV_RANKS:
         return CONV_RANKS[reader.target]
-    if PARTS in reader.meta and _asks_shape(reader):
+    if PARTS in reader.meta and is_shape(reader):
         return int(reader.meta[PARTS])
     if reader.target in ("permute", torch.permute) and reader.args[:1] == (node,):
         axes = reader.args[1] if len(reader.args) == 2 else reader.args[1:]
@@ -98,10 +98,3 @@ def _taken(survey: Survey, path: str, node: fx.Node, reader: fx.Node) -> int | N
         return None
     module = survey.modules[joined(path, str(reader.target))]
     return rank_of_module(module, None) if isinstance(module, RANKED) else None
-
-
-def _asks_shape(reader: fx.Node) -> bool:
-    """Whether it is ``x.shape`` or ``x.size()``."""
-    if reader.op == "call_method":
-        return reader.target == "size" and len(reader.args) == 1 and not reader.kwargs
-    return reader.target is getattr and reader.args[1:] == ("shape",)

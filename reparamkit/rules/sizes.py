@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+from reparamkit.lift.facts import name_of
 from reparamkit.operators import Arranged, Conv, Layout, Picked, Scale, Stencil
 
 _ELEMENTWISE = frozenset(
@@ -57,8 +58,7 @@ def _is_elementwise(value: Any) -> bool:
     if value.module is not None:
         kind = type(value.module)
         return kind.__module__.startswith("torch.nn.") and kind.__name__.lower() in _ELEMENTWISE
-    target = value.node.target
-    return (target if isinstance(target, str) else getattr(target, "__name__", "")) in _ELEMENTWISE
+    return name_of(value.node.target) in _ELEMENTWISE
 
 
 def is_grouped(value: Any) -> bool:
