@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reparamkit.cost import Cost, cost_of
 from reparamkit.edits.region import region
@@ -18,6 +18,8 @@ from reparamkit.errors import Refusal
 from reparamkit.lift.chain import path_term
 from reparamkit.lower import realizable
 from reparamkit.operators import Arranged, Layout, Scale
+from reparamkit.outline import outline
+from reparamkit.paths import buffers_of
 from reparamkit.rules import conv_bn
 from reparamkit.rules.sizes import channels_of
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from reparamkit.flow import Flow, Value
     from reparamkit.merge import Algebra, Term
     from reparamkit.operators import Operator
+    from reparamkit.outline import Outline
     from reparamkit.policy import Policy
     from reparamkit.stopwatch import Stopwatch
 
@@ -71,6 +74,19 @@ class _Best:
     regions: tuple[Candidate, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Cuts:
+    """How a stretch of a flow was cut.
+
+    Attributes:
+        places: where each region starts and ends, by place in the stretch.
+        refused: what was refused on the way and is not worth telling: the values are in a region all the same.
+    """
+
+    places: tuple[tuple[int, int], ...]
+    refused: dict[int, Refusal]
+
+
 @dataclass
 class Chooser:
     """Chooses the regions of one flow.
@@ -96,6 +112,7 @@ class Chooser:
     _asked: dict[Candidate, bool] = field(default_factory=dict)
     _used_by: dict[Candidate, list[_Key]] = field(default_factory=dict)
     _costs: dict[Value, Cost] = field(default_factory=dict)
+    _cuts: dict[Any, _Cuts] = field(default_factory=dict)
 
     def choose(self, flow: Flow) -> list[Candidate]:
         """The chosen regions, in order of execution; no two overlap."""
@@ -110,7 +127,7 @@ class Chooser:
                 live.add(value)
             if value not in live or value in taken or (value.term is None and not value.parts):
                 continue
-            for best in self._feasible_regions(value, self._origin(value)):
+            for best in self._regions(value, self._origin(value)):
                 if not taken.intersection(best.values):
                     chosen[best.target] = best
                     taken.update(best.values)
@@ -119,6 +136,57 @@ class Chooser:
     def _origin(self, value: Value) -> Value:
         """The far end of the chain: the first value upstream that is opaque."""
         return list(value.chain())[-1]
+
+    def _regions(self, value: Value, origin: Value) -> tuple[Candidate, ...]:
+        """The regions of the cheapest way; where the same was asked before, it is known which they are."""
+        here = None if self.clock is not None else outline(value, origin, self._own_cost)
+        if here is None:
+            return self._feasible_regions(value, origin)
+        known = self._cuts.get(here.shape)
+        made = None if known is None else self._cut_again(known, here, origin)
+        if made is not None:
+            return made
+        asked = len(self._asked)
+        regions = self._feasible_regions(value, origin)
+        if known is None and all(list(self._asked.values())[asked:]):
+            self._remember(here, regions, origin)
+        return regions
+
+    def _remember(self, here: Outline, regions: tuple[Candidate, ...], origin: Value) -> None:
+        """Keep how a stretch was cut, unless there is something to tell about a value of it."""
+        places = {origin: -1, **{value: place for place, value in enumerate(here.values)}}
+        refused = {place: r for value, place in places.items() if (r := self.refusals.get(value)) is not None}
+        ends = {places[region.target] for region in regions}
+        merged = {places[value] for region in regions for value in region.values}
+        if all(place in merged and place not in ends for place in refused):
+            cuts = tuple((places[region.source], places[region.target]) for region in regions)
+            self._cuts[here.shape] = _Cuts(cuts, refused)
+
+    def _cut_again(self, known: _Cuts, here: Outline, origin: Value) -> tuple[Candidate, ...] | None:
+        """The regions of a stretch that is like one before; `None` where its numbers do not allow it."""
+        values = (*here.values, origin)  # so that place -1 is the origin
+        regions = []
+        for start, end in known.places:
+            candidate = self._between(values[start], values[end])
+            if candidate is None or not self._can_be_made(candidate):
+                return None
+            regions.append(candidate)
+        for place, refusal in known.refused.items():
+            self.refusals.setdefault(values[place], refusal)
+        return tuple(regions)
+
+    def _between(self, start: Value, end: Value) -> Candidate | None:
+        """The region from `start` to `end`, a value that is an operator of it."""
+        source, term = end.source, end.term
+        while source is not None and term is not None:
+            if source is start:
+                made = self._candidate(source, end, term)
+                return made if isinstance(made, Candidate) else None
+            longer = self._longer(end, source, term)
+            if isinstance(longer, Refusal):
+                return None
+            source, term = source.source, longer
+        return None
 
     def _feasible_regions(self, value: Value, origin: Value) -> tuple[Candidate, ...]:
         """The regions of the cheapest way in which every region can be made."""
@@ -200,14 +268,19 @@ class Chooser:
                     break  # further back the same value would still be between
             if source is origin or source.source is None or source.term is None:
                 break
-            longer = self.algebra.compose(term, source.term)
-            if isinstance(longer, Refusal):
-                longer = path_term(value, source.source, self.algebra)
+            longer = self._longer(value, source, term)
             if isinstance(longer, Refusal):
                 self.refusals.setdefault(value, longer.at(value.where))
                 break
             source, term = source.source, longer
         return found
+
+    def _longer(self, value: Value, source: Value, term: Term) -> Term | Refusal:
+        """`term` of `source` as an operator of the source of that."""
+        assert source.term is not None
+        assert source.source is not None
+        longer = self.algebra.compose(term, source.term)
+        return path_term(value, source.source, self.algebra) if isinstance(longer, Refusal) else longer
 
     def _candidate(self, source: Value, value: Value, term: Term) -> Candidate | Refusal | None:
         inner = term.op.op if isinstance(term.op, Arranged) else term.op
@@ -302,4 +375,4 @@ def _own_cost(value: Value) -> Cost:
     if value.module is None or value.share is not None:
         statistics = 2 * channels if conv_bn.RULE in value.term.rules else 0
         return cost + Cost(ops=int(value.generated), buffers=statistics)
-    return replace(cost, buffers=sum(t.numel() for t in value.module.buffers() if t.is_floating_point()))
+    return replace(cost, buffers=sum(t.numel() for t in buffers_of(value.module) if t.is_floating_point()))

@@ -8,7 +8,6 @@ knows `torch.fx` or `torch.nn`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -78,6 +77,10 @@ class Term:
         """Whether it is the identity, with no parameter of its own."""
         return isinstance(self.op, Scale) and self.like is None and self.op.is_identity
 
+    def by(self, rules: frozenset[str]) -> Term:
+        """The same operator, made with these rules as well."""
+        return self if rules <= self.rules else Term(self.op, self.rules | rules, self.like, self.rounding)
+
 
 def _like(*terms: Term) -> Like | Refusal | None:
     likes = [t.like for t in terms if t.like is not None]
@@ -105,9 +108,9 @@ class Algebra:
     def compose(self, outer: Term, inner: Term) -> Term | Refusal:
         """``outer(inner(x))``. Law: ``compose(a, compose(b, c)) = compose(compose(a, b), c)``."""
         if inner.is_identity:
-            return replace(outer, rules=outer.rules | inner.rules)
+            return outer.by(inner.rules)
         if outer.is_identity:
-            return replace(inner, rules=outer.rules | inner.rules)
+            return inner.by(outer.rules)
         rule = self.rules.composes.get((type(outer.op), type(inner.op)))
         if rule is None:
             return Refusal("RK319", f"no rule composes {_name(outer)} with {_name(inner)}")
@@ -161,8 +164,8 @@ class Algebra:
                 continue
             if rule.rule and not self.enabled(rule.rule):
                 return Refusal("RK801", rule.rule)
-            a = replace(a, op=pair[0], rules=a.rules | {rule.rule})
-            b = replace(b, op=pair[1], rules=b.rules | {rule.rule})
+            a = Term(pair[0], a.rules | {rule.rule}, a.like, a.rounding)
+            b = Term(pair[1], b.rules | {rule.rule}, b.like, b.rounding)
         return a, b
 
     def _made(self, op: Operator | Refusal, rule: str, *terms: Term) -> Term | Refusal:
@@ -171,7 +174,7 @@ class Algebra:
         like = _like(*terms)
         if isinstance(like, Refusal):
             return like
-        rules = reduce(frozenset.union, (t.rules for t in terms), frozenset([rule] if rule else []))
+        rules = frozenset([rule] if rule else []).union(*(t.rules for t in terms))
         return Term(op, rules, like, max(t.rounding for t in terms))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def joined(path: str, name: str) -> str:
@@ -47,3 +47,15 @@ def modules_under(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         prefix = f"{path}." if path else ""
         children = [(prefix + n, c) for n, c in module._modules.items() if c is not None]
         stack.extend(reversed(children))
+
+
+def tensors_of(module: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of a module and of those in it: as `nn.Module.parameters` gives them, but sooner."""
+    if module._modules:
+        return [*module.parameters(), *module.buffers()]
+    return [t for held in (module._parameters, module._buffers) for t in held.values() if t is not None]
+
+
+def buffers_of(module: nn.Module) -> list[Tensor]:
+    """Its buffers alone, likewise."""
+    return list(module.buffers()) if module._modules else [t for t in module._buffers.values() if t is not None]

@@ -141,7 +141,8 @@ class Plan:
 
 def let_go(plan: Plan) -> None:
     """Release the model of a plan that was carried out."""
-    for flow in (*plan.flows, *(planned.flow for planned in plan.edits)):
+    flows = {id(flow): flow for flow in (*plan.flows, *(planned.flow for planned in plan.edits))}
+    for flow in flows.values():
         flow.release()
     for further in plan.further:
         let_go(further)

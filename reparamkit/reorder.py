@@ -8,7 +8,7 @@ order changes only where that makes a merge: `sums.py` and `scales.py` beside th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from reparamkit.trace.reorder import Reordering, reordered
@@ -69,5 +69,5 @@ def _named(changes: Sequence[Reordering], new: Sequence[list[fx.Node]], frame: F
     for change, values in zip(changes, found, strict=True):
         for value in values:
             if value.term is not None:
-                value.term = replace(value.term, rules=value.term.rules | {change.rule})
+                value.term = value.term.by(frozenset([change.rule]))
     return found

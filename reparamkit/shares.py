@@ -48,7 +48,7 @@ class Spread:
         """A share of `value`, reading `source`, at `index` in the order of execution."""
         made = Value(value.path, value.node, index, [source], value.module_path, value.module, rank=value.rank)
         made.tail, made.share = value.tail, share
-        link(made, source, replace(term, rules=term.rules | {RULE}))
+        link(made, source, term.by(frozenset([RULE])))
         self.shares.append(made)
         return made
 

@@ -18,13 +18,13 @@ def path_term(value: Value, source: Value, algebra: Algebra) -> Term | Refusal:
     Outer operators are combined first, and where that is refused the inner ones: either order may be the one in
     which every step is exact.
     """
-    term = Term(Scale())
+    term: Term | None = None
     for step in value.chain():
         if step is source:
-            return term
+            return Term(Scale()) if term is None else term
         if step.term is None:
             return Refusal("RK318", "the value does not start there", value.where)
-        made = algebra.compose(term, step.term)
+        made = step.term if term is None else algebra.compose(term, step.term)
         if isinstance(made, Refusal):
             return _inner_first(value, source, algebra, made)
         term = made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 from torch import fx, nn
 
@@ -16,6 +15,7 @@ from reparamkit.lift.made import context_of, inputs_of, new_value
 from reparamkit.lift.sharing import call_sites
 from reparamkit.lift.sharing import may_have_copies as could_have_copies
 from reparamkit.merge import Algebra, Term
+from reparamkit.paths import tensors_of
 from reparamkit.registry import Registry
 from reparamkit.rule import Lift, Split, Tail
 from reparamkit.rules import no_op, unshare
@@ -60,7 +60,7 @@ class LeafLifter:
             return value
         if isinstance(op, Tail):
             return self.tailed(flow, frame, node, value, op, lift)
-        like = like_of([*module.parameters(), *module.buffers()], op, lift)
+        like = like_of(tensors_of(module), op, lift)
         link(value, inputs[0], Term(op, frozenset([lift.rule]), like))
         if value.split is None:
             return value
@@ -98,7 +98,7 @@ class LeafLifter:
         assert self._sites is not None
         value.shared = self._sites[path] > 1
         if value.term is not None:
-            value.term = replace(value.term, rules=value.term.rules | {unshare.RULE})
+            value.term = value.term.by(frozenset([unshare.RULE]))
         return value
 
     def is_shared_no_op(self, module: nn.Module, node: fx.Node, inputs: list[Value]) -> bool:

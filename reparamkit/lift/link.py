@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from math import prod
 
 import torch
@@ -64,7 +63,7 @@ def link_sum(value: Value, algebra: Algebra, rules: frozenset[str]) -> None:
         value.refusal = made.at(value.where)
         return
     source, term = made
-    link(value, source, replace(term, rules=term.rules | rules))
+    link(value, source, term.by(rules))
 
 
 def link_cat(value: Value, cat: Cat, algebra: Algebra, rules: frozenset[str]) -> None:
@@ -82,7 +81,7 @@ def link_cat(value: Value, cat: Cat, algebra: Algebra, rules: frozenset[str]) ->
     if isinstance(made, Refusal):
         value.refusal = made.at(value.where)
         return
-    link(value, source, replace(made, rules=made.rules | rules))
+    link(value, source, made.by(rules))
 
 
 def _channel_axes(op: Operator) -> tuple[int, ...]:
