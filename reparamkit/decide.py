@@ -314,7 +314,7 @@ class Chooser:
             op = None if value.term is None else value.term.op
             if value.parts or value.idle or value.cost is not None:
                 op = None
-            self._costs[value] = self._with_job(cost, op, value, value.source)
+            self._costs[value] = cost if self.benches is None else self._with_job(cost, op, value, value.source)
         return self._costs[value]
 
     def _with_job(self, cost: Cost, op: Operator | None, value: Value, source: Value | None) -> Cost:
@@ -356,7 +356,7 @@ def together(candidates: Sequence[Candidate]) -> tuple[Cost, Cost]:
 
 def _is_free(value: Value) -> bool:
     """Whether the value costs nothing: an identity that no kernel computes."""
-    return value.term is not None and not value.parts and value.term.is_identity and not value.idle
+    return value.term is not None and value.term.is_identity and not value.parts and not value.idle
 
 
 def _own_cost(value: Value) -> Cost:

@@ -147,9 +147,10 @@ class Value:
     @property
     def idle(self) -> bool:
         """Whether it is arithmetic that changes nothing, ``x + 0`` or ``1 * x``: a kernel runs all the same."""
-        if self.term is None or self.parts or self.node.op not in ("call_function", "call_method"):
+        if self.term is None or not self.term.is_identity or self.parts:
             return False
-        return self.term.is_identity and not _ARITHMETIC.isdisjoint(self.term.rules)
+        computed = self.node.op in ("call_function", "call_method")
+        return computed and not _ARITHMETIC.isdisjoint(self.term.rules)
 
     @property
     def parts(self) -> tuple[Value, ...]:

@@ -174,6 +174,8 @@ _WRAPPERS = ("OptimizedModule", "DataParallel", "AveragedModel")
 
 def hooked(module: nn.Module, path: str) -> Refusal | None:
     """A refusal when anything observes the module."""
+    if not any(map(module.__dict__.get, HOOKS)):
+        return None
     for name in HOOKS:
         hooks = module.__dict__.get(name)
         for hook in hooks.values() if hooks else ():
@@ -252,9 +254,8 @@ def _see_all_ways(found: Survey, past: set[nn.Module], wide: Callable[[nn.Module
         found.traced[id(module)] = made
         prefix = f"{path}." if path else ""
         for graph in found.graphs(module):
-            for node in graph.graph.nodes:
-                if node.op == "call_module":
-                    calls.setdefault(id(found.modules[prefix + str(node.target)]), []).append(node)
+            for node, name in zip(graph.calls, graph.called, strict=True):
+                calls.setdefault(id(found.modules[prefix + name]), []).append(node)
 
 
 def _owner_traced(found: Survey, path: str) -> bool:
@@ -296,7 +297,7 @@ def _alive(found: Survey) -> set[str]:
         prefix = f"{path}." if path else ""
         graphs = found.graphs(module)
         for traced in graphs:
-            stack += [prefix + str(n.target) for n in traced.graph.nodes if n.op == "call_module"]
+            stack += [prefix + name for name in traced.called]
             stack += [prefix + name for name in traced.ran]
         if not graphs:
             stack += [prefix + name for name, child in module._modules.items() if child is not None]
@@ -310,12 +311,12 @@ def _count(found: Survey, path: str, module: nn.Module) -> None:
     needed: set[str] = set()
     past: frozenset[int] = frozenset()
     for traced in found.graphs(module):
-        called = [str(n.target) for n in traced.graph.nodes if n.op == "call_module"]
-        most |= Counter(id(found.modules[prefix + name]) for name in called)  # of the ways, one is taken
+        called = [found.modules[prefix + name] for name in traced.called]
+        most |= Counter(map(id, called))  # of the ways, one is taken
         owners |= {name.rpartition(".")[0] for name in traced.looked}
         needed |= {name.rpartition(".")[0] for name in traced.reads - traced.looked} | traced.ran
         past |= traced.past
-        found.caller.update((id(found.modules[prefix + name]), (module, name)) for name in called)
+        found.caller.update((id(child), (module, name)) for child, name in zip(called, traced.called, strict=True))
     found.calls.update(most)  # `+=` walks through all that is counted so far
     for owner in (owners | needed) - {""}:
         read = found.modules.get(prefix + owner)

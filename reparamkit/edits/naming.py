@@ -13,7 +13,7 @@ from reparamkit.edits.emit import Emitted, Merge, acting, emit, removed_by
 from reparamkit.edits.splice import is_free, new_name
 from reparamkit.errors import Refusal
 from reparamkit.flow import Flow, Frame
-from reparamkit.paths import within
+from reparamkit.paths import modules_under, within
 from reparamkit.planned import Planned
 from reparamkit.recipe import Block
 from reparamkit.spread import without_halves
@@ -54,7 +54,7 @@ def _held(frame: Frame, merged: Sequence[Merge], kept: set[fx.Node]) -> tuple[An
 
 def _outline(module: nn.Module) -> tuple[Any, ...]:
     """What there is below a module, looked at or not."""
-    return tuple((path, len(m._parameters), len(m._buffers)) for path, m in module.named_modules())
+    return tuple((path, len(m._parameters), len(m._buffers)) for path, m in modules_under(module))
 
 
 def name_and_write(edits: Sequence[Planned], scopes: dict[str, Block]) -> Written:

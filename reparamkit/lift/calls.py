@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import Tensor, fx
 from reparamkit.errors import Refusal
 from reparamkit.flow import Flow, Frame, Stacked, Value, mapped
 from reparamkit.lift.answer import answer_about_call
-from reparamkit.lift.constant import constant_of, stored
-from reparamkit.lift.cuts import cut_sizes, is_part, read_through
+from reparamkit.lift.constant import constant_of, may_be_constant, stored
+from reparamkit.lift.cuts import cut_sizes, is_cut, is_part, read_through
 from reparamkit.lift.facts import entries_of, rank_of_call
 from reparamkit.lift.inplace import mutates
 from reparamkit.lift.link import like_of, link, link_cat, link_sum
@@ -29,6 +30,25 @@ _META_METHODS = {"size", "dim", "numel", "ndimension", "stride", "element_size",
 _META_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad", "names", "layout"}
 
 
+@dataclass(frozen=True)
+class _About:
+    """What the node of a call tells by itself, whatever module it is read for.
+
+    Attributes:
+        target: what it calls; a method as ``".name"``.
+        lift: the rule that knows it.
+        mutates: whether it changes its first argument.
+        may_be_constant: whether it may be computed from parameters alone.
+        may_cut: whether it may cut a value into parts.
+    """
+
+    target: Any
+    lift: Lift | None
+    mutates: bool
+    may_be_constant: bool
+    may_cut: bool
+
+
 class CallLifter:
     """Makes the values of calls."""
 
@@ -37,7 +57,14 @@ class CallLifter:
         self.registry = registry
         self.algebra = algebra
         # Blocks that are alike share one graph: what its nodes call is looked up once.
-        self._about: dict[fx.Node, tuple[Any, Lift | None, bool]] = {}
+        self._known: dict[fx.Node, _About] = {}
+
+    def _about(self, node: fx.Node) -> _About:
+        if node not in self._known:
+            target = f".{node.target}" if node.op == "call_method" else node.target
+            lift = self.registry.call_lift(target)
+            self._known[node] = _About(target, lift, mutates(node), may_be_constant(node), is_cut(node))
+        return self._known[node]
 
     def value_of(self, flow: Flow, frame: Frame, node: fx.Node) -> Value:
         """The value of a call in the forward of `frame`; a constant or a size is one without an operator."""
@@ -46,13 +73,12 @@ class CallLifter:
             return picked.packed[node.args[1]]
         inputs = inputs_of(frame, node)
         value = new_value(flow, frame.path, node, inputs)
-        about = self._about.get(node)
-        if about is None:
-            target = f".{node.target}" if node.op == "call_method" else node.target
-            about = self._about[node] = (target, self.registry.call_lift(target), mutates(node))
-        target, lift, value.mutates = about
-        value.constant = constant_of(node, frame)
-        value.cuts = cut_sizes(node, inputs, partial(channels_as_read, self.survey, frame.path))
+        about = self._about(node)
+        target, lift, value.mutates = about.target, about.lift, about.mutates
+        if about.may_be_constant:
+            value.constant = constant_of(node, frame)
+        if about.may_cut:
+            value.cuts = cut_sizes(node, inputs, partial(channels_as_read, self.survey, frame.path))
         part = value.constant is None and is_part(value)
         value.meta = value.constant is not None or value.cuts is not None or (not part and _is_meta(node, inputs))
         if value.meta:

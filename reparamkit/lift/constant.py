@@ -29,6 +29,11 @@ _PURE = frozenset(
 _KNOWN = _CASTS | _PURE
 
 
+def may_be_constant(node: fx.Node) -> bool:
+    """Whether the call is one that can be computed here, where all it reads is known."""
+    return bool(node.args) and isinstance(node.args[0], fx.Node) and name_of(node.target) in _KNOWN
+
+
 def constant_of(node: fx.Node, frame: Frame) -> Tensor | None:
     """The tensor that a call stands for, when parameters alone decide about it.
 
@@ -36,10 +41,9 @@ def constant_of(node: fx.Node, frame: Frame) -> Tensor | None:
         node: a call of a function or a method; those before it have been looked at (`Value.constant`).
         frame: the forward it stands in.
     """
-    name = name_of(node.target)
-    if name not in _KNOWN or not node.args or not isinstance(node.args[0], fx.Node):
+    if not may_be_constant(node):
         return None
-    first = stored(node.args[0], frame)
+    name, first = name_of(node.target), stored(node.args[0], frame)  # type: ignore[arg-type]
     if first is None or _changed(node):
         return None
     if name in _CASTS:

@@ -88,6 +88,16 @@ class Traced:
         """The nodes of its parameters."""
         return tuple(n for n in self.graph.nodes if n.op == "placeholder")
 
+    @cached_property
+    def calls(self) -> tuple[fx.Node, ...]:
+        """The nodes that call a child."""
+        return tuple(n for n in self.graph.nodes if n.op == "call_module")
+
+    @cached_property
+    def called(self) -> tuple[str, ...]:
+        """The children they call, by dotted name."""
+        return tuple(str(n.target) for n in self.calls)
+
 
 @dataclass(frozen=True)
 class Forked:
