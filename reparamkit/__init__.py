@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reparamkit.block import Block
     from reparamkit.branch import BranchOp
     from reparamkit.checkpoint import convert_state_dict, load, load_weights, save, upstream_state_dict
+    from reparamkit.decide.policy import Policy, measured
     from reparamkit.errors import (
         CheckpointError,
         ExportError,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil, conv, stencil
     from reparamkit.pipeline import apply, plan
     from reparamkit.plan import Plan
-    from reparamkit.policy import Policy, measured
     from reparamkit.recipe import Recipe, load_recipe
     from reparamkit.report import Report
     from reparamkit.rule import Lift, Rewritten, Split, Sum, Through, Transform, lifts

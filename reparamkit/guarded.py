@@ -19,8 +19,8 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reparamkit.branch import BranchOp
+from reparamkit.decide.policy import Policy
 from reparamkit.errors import PluginError, Refusal, ReparamError
-from reparamkit.policy import Policy
 from reparamkit.rule import Add, Align, Compose, Concat, Lower, Rule
 from reparamkit.sound import Channels, Unsound, channels, settled
 from reparamkit.trace.watch import storage_of

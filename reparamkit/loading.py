@@ -22,9 +22,9 @@ import pluggy
 
 from reparamkit import core, hookspecs
 from reparamkit.branch import BranchOp
+from reparamkit.decide.policy import POLICIES, Policy
 from reparamkit.errors import PluginError
 from reparamkit.guarded import guarded, guarded_branch, guarded_policy
-from reparamkit.policy import POLICIES, Policy
 from reparamkit.registry import LoadFailure, Registry
 from reparamkit.rule import Lift, Rule, Switch, Transform, grouped
 

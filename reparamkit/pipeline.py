@@ -21,22 +21,22 @@ import torch
 from torch import nn
 
 from reparamkit.check import checked_example, checked_model, expectations
+from reparamkit.decide.policy import Policy
 from reparamkit.edits.splice import Journal, Steps, copied, splice
 from reparamkit.edits.steps import steps_of
 from reparamkit.errors import ModelError, RecipeError
 from reparamkit.example_form import form_of
 from reparamkit.keymap import key_map, keys_of, moved
 from reparamkit.loading import build_or_default
-from reparamkit.notes import notes_of
-from reparamkit.observe import observe_ranks
 from reparamkit.plan import Plan, let_go, make_plan
-from reparamkit.policy import Policy
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry
 from reparamkit.report import Report
+from reparamkit.report.notes import notes_of
+from reparamkit.report.summary import report_of
 from reparamkit.rounds import Rounds, make_further, prove_all
-from reparamkit.summary import report_of
 from reparamkit.survey import survey
+from reparamkit.survey.observe import observe_ranks
 from reparamkit.transform import transform
 from reparamkit.verify import Truth
 from reparamkit.warn import parameters_under, warn_of_global_hooks, warn_of_optimizers

@@ -8,9 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from reparamkit.benches import Benches, benches_of
-from reparamkit.choice import Choice, opens_more
-from reparamkit.decide import Candidate, Chooser
+from reparamkit.decide.choice import Choice, opens_more
+from reparamkit.decide.chooser import Candidate, Chooser
+from reparamkit.decide.policy import Policy
+from reparamkit.decide.reorder import Finder, Reorderer
+from reparamkit.decide.scales import scales_to_move
+from reparamkit.decide.spread import with_spread_norms
+from reparamkit.decide.sums import SumFinder
 from reparamkit.edits.edit import Edit
 from reparamkit.edits.emit import Emitted
 from reparamkit.edits.host import host
@@ -22,22 +26,18 @@ from reparamkit.merge import Algebra
 from reparamkit.operators import Picked
 from reparamkit.paths import within
 from reparamkit.planned import Pending, Planned
-from reparamkit.policy import Policy
 from reparamkit.probe import probe
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
-from reparamkit.reorder import Finder, Reorderer
 from reparamkit.report import Report
+from reparamkit.report.summary import report_of
 from reparamkit.rules import homogeneous, spread
 from reparamkit.rules import probe as measured
-from reparamkit.scales import scales_to_move
 from reparamkit.scope import Scope, allowed_here, out_of_scope, scopes_of, switched_on, transforms_of
-from reparamkit.spread import with_spread_norms
-from reparamkit.stopwatch import Stopwatch
-from reparamkit.summary import report_of
-from reparamkit.sums import SumFinder
 from reparamkit.survey import Survey
-from reparamkit.timed import Timings
+from reparamkit.timing.benches import Benches, benches_of
+from reparamkit.timing.stopwatch import Stopwatch
+from reparamkit.timing.timed import Timings
 
 
 @dataclass

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from reparamkit.branch import BranchOp
+from reparamkit.decide.policy import Policy
 from reparamkit.errors import PluginError
-from reparamkit.policy import Policy
 from reparamkit.rule import Lift, Rule, RuleSet, Transform
 
 _SAME = ("forward", "_conv_forward", "__call__")

@@ -18,8 +18,8 @@ from reparamkit.planned import Planned
 from reparamkit.survey import Survey, survey
 
 if TYPE_CHECKING:
+    from reparamkit.decide.policy import Policy
     from reparamkit.errors import Refusal
-    from reparamkit.policy import Policy
 
 
 def replanned(made: Plan, other: nn.Module) -> Plan:

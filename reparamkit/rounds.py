@@ -11,19 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from reparamkit.decide.spread import without_halves
 from reparamkit.edits.edit import Rewrite
 from reparamkit.edits.splice import Journal, splice
 from reparamkit.edits.steps import steps_of
 from reparamkit.errors import Refusal
 from reparamkit.keymap import followed, key_map, keys_of
-from reparamkit.observe import observe_ranks
 from reparamkit.plan import Plan, make_plan
 from reparamkit.planned import Planned
 from reparamkit.progress import watched
-from reparamkit.prove import Proven, prove
-from reparamkit.samples import Samples
-from reparamkit.spread import without_halves
+from reparamkit.prove.merge import Proven, prove
+from reparamkit.prove.samples import Samples
 from reparamkit.survey import survey
+from reparamkit.survey.observe import observe_ranks
 
 if TYPE_CHECKING:
     from torch import nn

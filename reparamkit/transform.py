@@ -21,14 +21,14 @@ from reparamkit.flow import Flow, Frame
 from reparamkit.keymap import Move, keys_of
 from reparamkit.lift.lifter import Lifter
 from reparamkit.merge import Algebra
-from reparamkit.merged import Merged
-from reparamkit.observe import observe
 from reparamkit.paths import below, joined, module_at, within
-from reparamkit.prove_block import prove_block
+from reparamkit.prove.block import prove_block
 from reparamkit.ranges import Ranges
+from reparamkit.report.merged import Merged
 from reparamkit.rule import Rewritten, Transform
 from reparamkit.scope import allowed_here, switched_on, transforms_of
 from reparamkit.survey import Survey, survey
+from reparamkit.survey.observe import observe
 from reparamkit.trace.forward import Forked
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """verify: a whole model against its conversion, on an input; the original in float64 is the truth.
 
-Merges are proven one by one before they are made (`prove.py`); this is the look at all of them together.
+Merges are proven one by one before they are made (`prove/merge.py`); this is the look at all of them together.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from reparamkit.arguments import called
 from reparamkit.edits.copies import WITHOUT_EXAMPLE, copy_of
 from reparamkit.errors import ModelError, Refusal, VerificationError
-from reparamkit.nested import plain
+from reparamkit.survey.nested import plain
 from reparamkit.trace.ambient import undrawn
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from reparamkit.html import render
 from reparamkit.html.diagram import before_and_after, histogram
 from reparamkit.html.layout import BOX, layout
 from reparamkit.html.ranges import ranges
-from reparamkit.merged import Merged, Step
+from reparamkit.report.merged import Merged, Step
 from tests import blocks
 from tests.helpers import randomize
 

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 import reparamkit
-from reparamkit import ModelError, stopwatch
-from reparamkit.job import Job
-from reparamkit.rig import Rig
-from reparamkit.stopwatch import Stopwatch
+from reparamkit import ModelError
 from reparamkit.testing import randomize
-from reparamkit.timed import Timed, Timing, digest
+from reparamkit.timing import stopwatch
+from reparamkit.timing.job import Job
+from reparamkit.timing.rig import Rig
+from reparamkit.timing.stopwatch import Stopwatch
+from reparamkit.timing.timed import Timed, Timing, digest
 from tests.blocks import RepVGGBlock
 from tests.helpers import assert_same, branches, counts, inputs
 
@@ -77,9 +78,9 @@ def test_a_layer_behind_one_that_does_not_pad_is_timed_on_what_is_left(monkeypat
 
 
 def test_the_job_of_a_transposed_convolution() -> None:
-    from reparamkit.job import Bench
     from reparamkit.merge import Like
     from reparamkit.operators.conv_transpose import conv_transpose
+    from reparamkit.timing.job import Bench
 
     layer = nn.ConvTranspose2d(8, 4, 3, stride=2, groups=2)
     geometry = {"stride": (2, 2), "padding": (0, 0), "output_padding": (0, 0), "dilation": (1, 1)}
@@ -264,4 +265,4 @@ def test_a_checkpoint_whose_timings_are_none(text: str) -> None:
     from reparamkit.checkpoint.provenance import timed_in
 
     with pytest.raises(reparamkit.CheckpointError, match=r"RK910.*timings"):
-        timed_in({"reparamkit.timed": text})
+        timed_in({"reparamkit.timing.timed": text})

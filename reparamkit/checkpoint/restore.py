@@ -26,8 +26,8 @@ from reparamkit.pipeline import RecipeLike, apply
 from reparamkit.recipe import load_recipe
 
 if TYPE_CHECKING:
+    from reparamkit.decide.policy import Policy
     from reparamkit.pipeline import Plugins
-    from reparamkit.policy import Policy
     from reparamkit.recipe import Recipe
 
 _SHOWN = 5

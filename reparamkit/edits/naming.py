@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from reparamkit.decide.spread import without_halves
 from reparamkit.edits.edit import Rewrite
 from reparamkit.edits.emit import Emitted, Merge, acting, emit, removed_by
 from reparamkit.edits.splice import is_free, new_name
@@ -16,7 +17,6 @@ from reparamkit.flow import Flow, Frame
 from reparamkit.paths import modules_under, within
 from reparamkit.planned import Planned
 from reparamkit.recipe import Block
-from reparamkit.spread import without_halves
 
 
 @dataclass

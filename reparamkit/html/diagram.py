@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 from reparamkit.html.layout import BOX, layout
 
 if TYPE_CHECKING:
-    from reparamkit.merged import Merged
+    from reparamkit.report.merged import Merged
 
 MOST = 40  # a larger graph is no picture any more
 _CHARACTER, _MARGIN = 7.6, 20.0

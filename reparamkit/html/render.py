@@ -22,7 +22,7 @@ from reparamkit.html.ranges import ranges
 if TYPE_CHECKING:
     from reparamkit.bench.compare import Size
     from reparamkit.html.reported import Reported
-    from reparamkit.merged import Merged
+    from reparamkit.report.merged import Merged
 
 _KINDS = 24  # diagrams of that many kinds of block
 

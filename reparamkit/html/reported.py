@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from reparamkit.errors import Refusal
-    from reparamkit.merged import Merged
-    from reparamkit.timed import Timings
+    from reparamkit.report.merged import Merged
+    from reparamkit.timing.timed import Timings
     from reparamkit.verify import Comparison
 
 

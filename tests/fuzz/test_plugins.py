@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import reparamkit
 from reparamkit.branch import BranchOp
+from reparamkit.decide.policy import Policy
 from reparamkit.errors import PluginError, ReparamError
 from reparamkit.operators import Scale
-from reparamkit.policy import Policy
 from reparamkit.rule import Lift, Transform
 from tests.fuzz.answers import ANSWERS, C, plugin, raises, slow, tried
 from tests.helpers import assert_untouched, randomize, snapshot, unchanged

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from reparamkit.job import Bench
+from reparamkit.timing.job import Bench
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""prove: each replacement against what it replaces, in float64, before anything is changed.
+"""merge: each replacement against what it replaces, in float64, before anything is changed.
 
 The input is as small as the proof allows: a kernel of three taps padded by one is proven on 2 x 3 positions, where
 every tap meets the input, every border is seen, and one axis is odd, one even. Random numbers come from a
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from reparamkit.crossing import crossing_error
 from reparamkit.edits.ends import in_front
 from reparamkit.errors import Refusal, VerificationError
 from reparamkit.lower import lower, numbers
 from reparamkit.operators import Conv, ConvTranspose, Layout
-from reparamkit.reference import ConvRun, LinearRun, remember, run_module, run_value, summed_up
-from reparamkit.samples import Samples
+from reparamkit.prove.crossing import crossing_error
+from reparamkit.prove.reference import ConvRun, LinearRun, remember, run_module, run_value, summed_up
+from reparamkit.prove.samples import Samples
 
 if TYPE_CHECKING:
     from reparamkit.edits.edit import Edit

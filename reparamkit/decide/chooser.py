@@ -1,4 +1,4 @@
-"""decide: which of the exact merges are made.
+"""chooser: which regions of a flow are replaced.
 
 A region is a source, a value that is an operator of it, and everything between them; it can be replaced when
 nobody else reads what is between. Of all ways to cut the chain of sources into regions the cheapest is taken; a sum
@@ -12,25 +12,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from reparamkit.cost import Cost, cost_of
+from reparamkit.decide.cost import Cost, cost_of
+from reparamkit.decide.outline import outline
 from reparamkit.edits.region import region
 from reparamkit.errors import Refusal
 from reparamkit.lift.chain import path_term
 from reparamkit.lower import realizable
 from reparamkit.operators import Arranged, Layout, Scale
-from reparamkit.outline import outline
 from reparamkit.paths import buffers_of
 from reparamkit.rules import conv_bn
 from reparamkit.rules.sizes import channels_of
 
 if TYPE_CHECKING:
-    from reparamkit.benches import Benches
+    from reparamkit.decide.outline import Outline
+    from reparamkit.decide.policy import Policy
     from reparamkit.flow import Flow, Value
     from reparamkit.merge import Algebra, Term
     from reparamkit.operators import Operator
-    from reparamkit.outline import Outline
-    from reparamkit.policy import Policy
-    from reparamkit.stopwatch import Stopwatch
+    from reparamkit.timing.benches import Benches
+    from reparamkit.timing.stopwatch import Stopwatch
 
 _Key = tuple["Value", "Value"]
 _REACH = 24  # how many operators of a chain one candidate may span; each value looks this far back

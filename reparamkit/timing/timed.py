@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from reparamkit.job import Job
+from reparamkit.timing.job import Job
 
 Jobs = tuple[Job, ...]
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from reparamkit.merged import Merged, Step
 from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.paths import joined
 from reparamkit.report import Report
+from reparamkit.report.merged import Merged, Step
 from reparamkit.rules.probe import Measured
 
 if TYPE_CHECKING:
     from reparamkit.errors import Refusal
     from reparamkit.flow import Value
     from reparamkit.planned import Planned
-    from reparamkit.prove import Proven
+    from reparamkit.prove.merge import Proven
     from reparamkit.recipe import Recipe
     from reparamkit.verify import Comparison
 

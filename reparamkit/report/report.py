@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from reparamkit.errors import ModelError, Refusal
-from reparamkit.merged import Merged
+from reparamkit.report.merged import Merged
 from reparamkit.rules import probe
 
 if TYPE_CHECKING:
     from reparamkit.recipe import Recipe
-    from reparamkit.timed import Timings
+    from reparamkit.timing.timed import Timings
     from reparamkit.verify import Comparison
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
-from reparamkit.job import Job
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Picked, Stencil
+from reparamkit.timing.job import Job
 
 if TYPE_CHECKING:
     from reparamkit.operators import Operator

@@ -1,4 +1,4 @@
-"""prove_block: a block that a transform wrote anew against the block itself, in float64.
+"""block: a block that a transform wrote anew against the block itself, in float64.
 
 What is run is what will stand in the model: a copy of the block goes through the same splice. Inputs are random, of
 the sizes that were seen in a run of the model, or else of sizes that the first layers of the block ask for.

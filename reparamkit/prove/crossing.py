@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reparamkit.reference import run_value
+from reparamkit.prove.reference import run_value
 from reparamkit.rules import homogeneous
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from reparamkit.job import Job
 from reparamkit.progress import tell
-from reparamkit.rig import Rig
-from reparamkit.timed import Jobs, Timed, Timing, Timings
+from reparamkit.timing.job import Job
+from reparamkit.timing.rig import Rig
+from reparamkit.timing.timed import Jobs, Timed, Timing, Timings
 
 ROUNDS = 15
 FEWEST = 5

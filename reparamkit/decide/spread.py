@@ -9,19 +9,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from reparamkit.decide import together, too_dear
+from reparamkit.decide.chooser import together, too_dear
+from reparamkit.decide.shares import Spread, shared_out
 from reparamkit.edits.edit import Rewrite
 from reparamkit.errors import Refusal
 from reparamkit.rules.spread import may_spread
-from reparamkit.shares import Spread, shared_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
-    from reparamkit.choice import Choice
+    from reparamkit.decide.choice import Choice
+    from reparamkit.decide.policy import Policy
     from reparamkit.flow import Flow, Value
     from reparamkit.planned import Planned
-    from reparamkit.policy import Policy
 
 _VAGUE = ("RK318", "RK331")  # not an operator of the source; not affine
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from reparamkit.errors import ModelError
-from reparamkit.timed import Timing
+from reparamkit.timing.timed import Timing
 
 if TYPE_CHECKING:
-    from reparamkit.cost import Cost
-    from reparamkit.stopwatch import Stopwatch
+    from reparamkit.decide.cost import Cost
+    from reparamkit.timing.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)

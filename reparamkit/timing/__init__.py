@@ -1,0 +1,1 @@
+"""timing: what the policy "measured" runs on this machine, and what it keeps of it."""
