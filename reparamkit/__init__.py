@@ -115,7 +115,7 @@ _HOME = {
         "operators": "Conv ConvTranspose Scale Stencil conv stencil",
         "pipeline": "apply plan",
         "plan": "Plan",
-        "policy": "Policy measured",
+        "decide.policy": "Policy measured",
         "recipe": "Recipe load_recipe",
         "report": "Report",
         "rule": "Lift Rewritten Split Sum Through Transform lifts",
