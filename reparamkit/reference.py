@@ -315,12 +315,12 @@ def _read(node: fx.Node, frame: Frame, flow: Flow, known: dict[Value, Tensor]) -
         value = frame.values[node]
         if value.meta and value not in known:  # a size of something in the region
             return _run_node(value, flow, known)
-        return _known(value, known)
+        return _known(value, flow, known)
     return constant.detach().double() if constant.is_floating_point() else constant
 
 
-def _known(value: Value, known: dict[Value, Tensor]) -> Tensor:
+def _known(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
     """A stack is made here: only its sum is a value of the region."""
     if value not in known and value.stacked is not None:
-        return torch.stack([known[v] for v in value.stacked.values], value.stacked.dim)
+        known[value] = _run_node(value, flow, known)
     return known[value]

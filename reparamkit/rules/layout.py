@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Scale, Stencil
-from reparamkit.rule import Call, Compose, Context, Lift, Rule, Through
+from reparamkit.rule import Call, Compose, Context, Lift, Rule, Stack, Through
 from reparamkit.rules import scale, sequential
 from reparamkit.rules.sizes import channels_of, is_batch, is_channels, kept_from
+from reparamkit.rules.stacked import viewed
 from reparamkit.rules.straight import moved_pointwise, straight
 
 RULE = "core/layout"
@@ -191,7 +192,7 @@ def lift_transpose(call: Call, context: Context) -> Through | Refusal:
     return Through(bound["input"], _permuted(order))
 
 
-def lift_reshape(call: Call, context: Context) -> Through | Refusal:
+def lift_reshape(call: Call, context: Context) -> Through | Stack | Refusal:
     """`reshape`, `view`: the sizes up to the channels, or from them on, are those of the input."""
     value, sizes = call.args[0], call.args[1:]
     if len(sizes) == 1 and isinstance(sizes[0], (list, tuple)):
@@ -204,7 +205,8 @@ def lift_reshape(call: Call, context: Context) -> Through | Refusal:
     behind = context.rank - 2
     if behind > 0 and len(sizes) > 1 and is_batch(sizes[0], value) and is_channels(sizes[1], value, behind):
         moves.append((behind, len(sizes) - 2))
-    return Through(value, Layout(tuple(moves))) if moves else Refusal("RK331", "a reshape of the channels")
+    kept = Through(value, Layout(tuple(moves))) if moves else Refusal("RK331", "a reshape of the channels")
+    return viewed(value, sizes, kept, context)  # type: ignore[no-any-return]
 
 
 def lift_reshape_as(call: Call, context: Context) -> Through | Refusal:

@@ -93,6 +93,28 @@ def is_batch(size: Any, value: Any) -> bool:
     return found is not None and found[1] == 0 and any(step is found[0] for step in value.chain())
 
 
+def is_position(size: Any, value: Any, axis: int) -> bool:
+    """Whether `size` is that of an axis of `value` behind its channels, read off it or off what is as large."""
+    found = axis_of(size)
+    if found is None or found[0].rank is None or found[1] % found[0].rank != axis:
+        return False
+    for step in value.chain():
+        if step is found[0]:
+            return True
+        if step.term is None or not keeps_positions(step.term.op):
+            return False
+    return False
+
+
+def keeps_positions(op: Any) -> bool:
+    """Whether an operator gives as many positions as it reads, however many those are."""
+    op = op.op if isinstance(op, Picked) else op.one if isinstance(op, Stencil) else op
+    if not isinstance(op, Conv):
+        return isinstance(op, Scale)
+    taps = zip(op.kernel_size, op.dilation, op.padding, strict=True)
+    return all(s == 1 for s in op.stride) and all(sum(pads) == d * (k - 1) for k, d, pads in taps)
+
+
 def axis_of(size: Any) -> tuple[Any, int] | None:
     """The value and the axis whose size this is: of ``x.shape[1]``, ``x.size(1)``."""
     node = getattr(size, "node", None)

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Proxy, Scope, TracerBase
 
 from reparamkit.lift.facts import Returned, makes_tensor, parts_of, surely_tensor
+from reparamkit.lift.inplace import may_mutate
 from reparamkit.trace.ambient import ambient
 from reparamkit.trace.forks import Forks, TooManyWays
 from reparamkit.trace.held import exchanged, held_modules, own_places
@@ -138,6 +139,12 @@ class TwinTracer(TracerBase):
 
     def _called(self, node: fx.Node) -> nn.Module | None:
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def changes(self, call: fx.Node) -> bool:
+        """Whether a call of a child may change its input in place; as `_returned`, no other module is alike."""
+        self.log.comparable = False
+        called = self._called(call)
+        return called is not None and may_mutate(called)
 
     def _returns_tensor(self, call: fx.Node) -> bool:
         called = self._called(call)
