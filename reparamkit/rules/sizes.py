@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
-from reparamkit.lift.facts import name_of
+from reparamkit.flow import mapped
+from reparamkit.lift.facts import is_shape, name_of
 from reparamkit.operators import Arranged, Conv, Layout, Picked, Scale, Stencil
 
 _ELEMENTWISE = frozenset(
@@ -116,7 +118,9 @@ def keeps_positions(op: Any) -> bool:
 
 
 def axis_of(size: Any) -> tuple[Any, int] | None:
-    """The value and the axis whose size this is: of ``x.shape[1]``, ``x.size(1)``."""
+    """The value and the axis whose size this is: of ``x.shape[1]``, ``x.size(1)``, an entry of `listed`."""
+    if isinstance(size, tuple):
+        return size
     node = getattr(size, "node", None)
     if node is None or not size.inputs:
         return None
@@ -125,13 +129,57 @@ def axis_of(size: Any) -> tuple[Any, int] | None:
     if node.target is not operator.getitem or type(node.args[1]) is not int:
         return None
     shape = size.inputs[0]
-    whole = getattr(shape, "node", None)
-    if whole is None or not shape.inputs:
-        return None
-    is_shape = whole.target is getattr and whole.args[1] == "shape"
-    if is_shape or (whole.op == "call_method" and whole.target == "size" and len(whole.args) == 1):
-        return shape.inputs[0], node.args[1]
-    return None
+    return (shape.inputs[0], node.args[1]) if is_shape(getattr(shape, "node", None)) and shape.inputs else None
+
+
+def listed(sizes: Sequence[Any]) -> list[Any] | None:
+    """Sizes one by one, where some are in lists, shapes or parts of shapes; `None` where nobody knows how many.
+
+    An entry of a shape is the value it is of and the axis.
+    """
+    parts = [listed(size) if isinstance(size, (list, tuple)) else _entries(size) for size in sizes]
+    return None if None in parts else [size for part in parts for size in part or ()]
+
+
+def _entries(size: Any) -> list[Any] | None:
+    node = getattr(size, "node", None)
+    if node is None:
+        return [size]
+    if is_shape(node):
+        rank = size.inputs[0].rank
+        return None if rank is None else [(size.inputs[0], axis) for axis in range(rank)]
+    if node.target is operator.getitem and isinstance(node.args[1], slice):
+        whole = _entries(size.inputs[0])
+        return None if whole is None or len(size.inputs) > 1 else whole[node.args[1]]
+    if node.target is operator.add and any(map(_is_several, size.inputs)):
+        values = {value.node: value for value in size.inputs}
+        return listed(mapped(node.args, values.get))
+    return [size]
+
+
+def _is_several(size: Any) -> bool:
+    """Whether it is a shape or several entries of one."""
+    node = size.node
+    whole = node.args[0] if node.target is operator.getitem and isinstance(node.args[1], slice) else node
+    return is_shape(whole) or (node.target is operator.add and any(map(_is_several, size.inputs)))
+
+
+def whose(holder: Any, axis: int) -> tuple[Any, int]:
+    """The first value, and its axis, that is as long as this one of `holder` because nothing between changes it."""
+    rank = holder.rank
+    while holder.term is not None and holder.source is not None and rank is not None:
+        op, behind = holder.term.op, rank - 1 - axis
+        if isinstance(op, Layout):
+            before = op.before(behind) if op.rank is not None else None
+            if before is None:
+                break
+            axis = rank - 1 - before
+        elif axis == 0 or (behind and getattr(op, "nd", None) == 0):
+            pass  # the batch; what a linear layer leaves alone
+        elif not isinstance(op, Scale) and not (axis > 1 and keeps_positions(op)):
+            break
+        holder = holder.source
+    return holder, axis
 
 
 def kept_from(other: Any, value: Any) -> tuple[int, int] | None:
