@@ -17,7 +17,7 @@ from reparamkit.edits.region import region
 from reparamkit.errors import Refusal
 from reparamkit.lift.chain import path_term
 from reparamkit.lower import realizable
-from reparamkit.operators import Arranged, Layout, Scale
+from reparamkit.operators import Arranged, Layout, Scale, Stencil
 from reparamkit.rules import conv_bn
 from reparamkit.rules.sizes import channels_of
 
@@ -218,6 +218,8 @@ class Chooser:
         values = region(source, value)
         if isinstance(values, Refusal):
             return values
+        if self.policy.name != "always" and all(map(_is_arithmetic, values)):
+            return None  # likewise: what is cropped would be computed as taps of zero
         work = [v for v in values if not (_is_free(v) or v.stays or v.idle)]
         if len(work) < 2 and not any(v.generated or v.cost for v in work):
             return None
@@ -284,6 +286,12 @@ def together(candidates: Sequence[Candidate]) -> tuple[Cost, Cost]:
 def _is_free(value: Value) -> bool:
     """Whether the value costs nothing: an identity that no kernel computes."""
     return value.term is not None and not value.parts and value.term.is_identity and not value.idle
+
+
+def _is_arithmetic(value: Value) -> bool:
+    """Whether it only scales, shifts or crops."""
+    op = None if value.term is None or value.parts else value.term.op
+    return isinstance(op, Scale) or (isinstance(op, Stencil) and op.is_view)
 
 
 def _own_cost(value: Value) -> Cost:
