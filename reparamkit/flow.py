@@ -42,6 +42,7 @@ class Share:
         size: how many; `None` when it has them all.
         total: how many `of` has.
         among: how many have the same share.
+        linear: without what the norm adds, which goes to another one.
     """
 
     norm: Value
@@ -51,6 +52,7 @@ class Share:
     size: int | None = None
     total: int = 0
     among: int = 1
+    linear: bool = False
 
 
 @dataclass(eq=False)

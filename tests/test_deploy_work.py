@@ -146,8 +146,9 @@ def test_a_crop_in_front_of_a_scale_and_a_norm_is_no_convolution(how: str) -> No
     assert not report.merged
 
 
-@pytest.mark.parametrize("how", CROPS)
+@pytest.mark.parametrize("how", [name for name in CROPS if name != "one side"])
 def test_a_crop_behind_a_convolution_goes_into_it(how: str) -> None:
+    """Not on one side: padding that is not even is written out in front of the convolution."""
     model = Fn(lambda m, x: m.bn(CROPS[how](m.conv(x))), conv=nn.Conv2d(4, 4, 3, padding=1), bn=nn.BatchNorm2d(4))
     deploy, report = convert(model)
     assert counts(deploy) == (1, 0)
