@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from reparamkit.flow import mapped
-from reparamkit.lift.facts import is_shape, name_of
+from reparamkit.lift.facts import asked_size, is_shape, name_of
 from reparamkit.operators import Arranged, Conv, Layout, Picked, Scale, Stencil
 
 _ELEMENTWISE = frozenset(
@@ -89,6 +89,24 @@ def is_channels(size: Any, value: Any, behind: int) -> bool:
     return here is not None and holder.rank is not None and axis % holder.rank == holder.rank - 1 - here[1]
 
 
+def channel_number(size: Any) -> int | None:
+    """A number that is plain, or the channels of a value, or a part of those, ``int(x.shape[1] // 2)``."""
+    node = getattr(size, "node", None)
+    if node is None:
+        return size if type(size) is int else None
+    found = axis_of(size)
+    if found is not None:
+        holder, axis = found
+        behind = None if holder.rank is None else holder.rank - 1 - axis % holder.rank
+        return channels_of(holder) if behind is not None and channel_axis(holder) == behind else None
+    whole = channel_number(size.inputs[0]) if len(size.inputs) == 1 else None
+    if whole is None or node.target is int:
+        return whole
+    by = node.args[1] if node.target in (operator.floordiv, operator.truediv) else None
+    exact = type(by) is int and by > 0 and (node.target is operator.floordiv or whole % by == 0)
+    return whole // by if exact and type(by) is int else None
+
+
 def is_batch(size: Any, value: Any) -> bool:
     """Whether `size` is the first axis of `value`, which no layer changes."""
     found = axis_of(size)
@@ -122,14 +140,13 @@ def axis_of(size: Any) -> tuple[Any, int] | None:
     if isinstance(size, tuple):
         return size
     node = getattr(size, "node", None)
-    if node is None or not size.inputs:
+    asked = asked_size(node) if node is not None and size.inputs else None
+    if asked is None:
         return None
-    if node.op == "call_method" and node.target == "size" and len(node.args) == 2 and type(node.args[1]) is int:
-        return size.inputs[0], node.args[1]
-    if node.target is not operator.getitem or type(node.args[1]) is not int:
-        return None
-    shape = size.inputs[0]
-    return (shape.inputs[0], node.args[1]) if is_shape(getattr(shape, "node", None)) and shape.inputs else None
+    holder = size.inputs[0]
+    while holder.meta and holder.inputs:
+        holder = holder.inputs[0]
+    return holder, asked[1]
 
 
 def listed(sizes: Sequence[Any]) -> list[Any] | None:
