@@ -17,6 +17,7 @@ from reparamkit.edits.region import region
 from reparamkit.errors import Refusal
 from reparamkit.lift.chain import path_term
 from reparamkit.lower import realizable
+from reparamkit.merge import Term
 from reparamkit.operators import Arranged, Layout, Scale, Stencil
 from reparamkit.rules import conv_bn
 from reparamkit.rules.sizes import channels_of
@@ -24,7 +25,7 @@ from reparamkit.rules.sizes import channels_of
 if TYPE_CHECKING:
     from reparamkit.benches import Benches
     from reparamkit.flow import Flow, Value
-    from reparamkit.merge import Algebra, Term
+    from reparamkit.merge import Algebra
     from reparamkit.operators import Operator
     from reparamkit.policy import Policy
     from reparamkit.stopwatch import Stopwatch
@@ -200,14 +201,27 @@ class Chooser:
                     break  # further back the same value would still be between
             if source is origin or source.source is None or source.term is None:
                 break
-            longer = self.algebra.compose(term, source.term)
-            if isinstance(longer, Refusal):
-                longer = path_term(value, source.source, self.algebra)
+            longer = self._from_further(value, source, term)
             if isinstance(longer, Refusal):
                 self.refusals.setdefault(value, longer.at(value.where))
                 break
-            source, term = source.source, longer
+            source, term = longer
         return found
+
+    def _from_further(self, value: Value, source: Value, term: Term) -> tuple[Value, Term] | Refusal:
+        """The operator from the source of `source`; or from that of that, where two meet that no rule combines."""
+        before = source.source
+        assert before is not None
+        assert source.term is not None
+        longer = self.algebra.compose(term, source.term)
+        if isinstance(longer, Refusal):
+            longer = path_term(value, before, self.algebra)
+        if isinstance(longer, Term):
+            return before, longer
+        if longer.code != "RK319" or before.source is None:
+            return longer
+        further = path_term(value, before.source, self.algebra)
+        return longer if isinstance(further, Refusal) else (before.source, further)
 
     def _candidate(self, source: Value, value: Value, term: Term) -> Candidate | Refusal | None:
         inner = term.op.op if isinstance(term.op, Arranged) else term.op
