@@ -43,10 +43,10 @@ def unfolded(value: Any, sizes: Sequence[Any]) -> Layout | None:
     if None in found:
         return None
     sources = tuple(whose(holder, of % holder.rank) for holder, of in found if holder.rank is not None)  # type: ignore[misc]
-    return Layout(((2, rank - 1), (channels, rank - 1 - at)), unfolds=sources) if sources == _folds_of(value) else None
+    return Layout(((2, rank - 1), (channels, rank - 1 - at)), unfolds=sources) if sources == folds_of(value) else None
 
 
-def _folds_of(value: Any) -> tuple[Any, ...]:
+def folds_of(value: Any) -> tuple[Any, ...]:
     """Whose sizes those of the axes are that are one axis of `value`."""
     for step in value.chain():
         op = None if step.term is None else step.term.op
