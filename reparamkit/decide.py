@@ -104,7 +104,7 @@ class Chooser:
         taken: set[Value] = set()
         live: set[Value] = set()
         for value in sorted([*flow.values, *flow.shares], key=lambda v: v.index, reverse=True):
-            if value.gone and not value.users:
+            if value.gone and not value.users and not value.escapes:
                 continue
             # What nobody reads is computed all the same.
             if value.escapes or value.mutates or not value.users or not live.isdisjoint(value.users):

@@ -130,6 +130,22 @@ def test_norm_behind_a_sum_stays(what: str) -> None:
     assert "core/spread" not in merged_rules(report)
 
 
+LAST: dict[str, Any] = {
+    "concatenation": lambda m, x: m.bn(torch.cat([m.one(x), m.three(x.relu())], 1)),
+    "sum": lambda m, x: m.bn(m.a(x) + m.b(x.relu())),
+    "average": lambda m, x: m.bn(nn.functional.avg_pool2d(m.a(x), 2)),
+}
+
+
+@pytest.mark.parametrize("what", LAST)
+def test_norm_that_nothing_is_behind(what: str) -> None:
+    """What a model returns is read, by its caller."""
+    one, three, a, b = (nn.Conv2d(C, into, 3, padding=1) for into in (1, 3, C, C))
+    children = {"concatenation": {"one": one, "three": three}, "sum": {"a": a, "b": b}, "average": {"a": a}}[what]
+    deploy, report = convert(Fn(LAST[what], bn=nn.BatchNorm2d(C), **children), IMAGE)
+    assert counts(deploy) == (len(children), 0), report
+
+
 def test_norm_whose_concatenation_is_read_elsewhere_stays() -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         y = torch.cat([m.a(x), m.b(x.sigmoid())], 1)
