@@ -19,23 +19,15 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from reparamkit.decide.cost import Cost
+    from reparamkit.decide.chooser.cost import Cost
     from reparamkit.errors import Refusal
     from reparamkit.merge import Term
-    from reparamkit.operators import Scale
-    from reparamkit.rule import Split, Tail
+    from reparamkit.operators import Picked, Scale
+    from reparamkit.rule import Split, Stack, Tail
     from reparamkit.trace.forward import Traced
 
 
 _ARITHMETIC = frozenset({"core/branch_sum", "core/scale"})
-
-
-@dataclass(frozen=True)
-class Stacked:
-    """What `torch.stack` put together."""
-
-    values: tuple[Any, ...]
-    dim: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +42,7 @@ class Share:
         size: how many; `None` when it has them all.
         total: how many `of` has.
         among: how many have the same share.
+        linear: without what the norm adds, which goes to another one.
     """
 
     norm: Value
@@ -59,6 +52,7 @@ class Share:
     size: int | None = None
     total: int = 0
     among: int = 1
+    linear: bool = False
 
 
 @dataclass(eq=False)
@@ -81,7 +75,7 @@ class Value:
         terms: factors and values, when it is a sum.
         stacks: values, when it is a concatenation.
         stack_dim: the axis of it.
-        stacked: what it is a stack of.
+        stacked: what stands in it side by side, when it is a stack.
         split: its module is an operator first and something else then; this value is the operator.
         tail: its module is something else first and an operator then; this value is the operator.
         packed: values by index or key, when it is a list, tuple or dictionary that they are picked from.
@@ -112,10 +106,10 @@ class Value:
     rank: int | None = None
     source: Value | None = None
     term: Term | None = None
-    terms: tuple[tuple[float | Scale, Value], ...] = ()
+    terms: tuple[tuple[float | Scale | Picked, Value], ...] = ()
     stacks: tuple[Value, ...] = ()
     stack_dim: int | None = None
-    stacked: Stacked | None = None
+    stacked: Stack | None = None
     split: Split | None = None
     tail: Tail | None = None
     packed: dict[Any, Value] | None = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from reparamkit.errors import Refusal
-from reparamkit.operators import Operator, Scale
+from reparamkit.operators import Operator, Picked, Scale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,11 +118,11 @@ class Algebra:
             return Refusal("RK801", rule.rule)
         return self._made(rule.run(outer.op, inner.op), rule.rule, outer, inner)
 
-    def scaled(self, factor: float | Scale, term: Term) -> Term | Refusal:
-        """``factor * term(x)``, with a number or a factor for each channel."""
-        if not isinstance(factor, Scale):
+    def scaled(self, factor: float | Scale | Picked, term: Term) -> Term | Refusal:
+        """``factor * term(x)``, with a number or a factor for each channel, or some channels of it."""
+        if isinstance(factor, (int, float)):
             factor = Scale(torch.tensor(factor, dtype=torch.float64, device="cpu"))
-        if factor.is_identity:
+        if isinstance(factor, Scale) and factor.is_identity:
             return term
         return self.compose(Term(factor, frozenset(["core/branch_sum"])), term)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reparamkit.branch import BranchOp
-from reparamkit.decide.policy import Policy
+from reparamkit.decide.chooser.policy import Policy
 from reparamkit.errors import PluginError
 from reparamkit.rule import Lift, Rule, RuleSet, Transform
 
@@ -100,7 +101,10 @@ class Registry:
     def call_lift(self, target: Any) -> Lift | None:
         """The lift for a function, or for a tensor method given as ``".name"``."""
         try:
-            return self._lifts.get(target)
+            found = self._lifts.get(target)
+            if found is None and isinstance(target, types.FunctionType):
+                found = self._lifts.get(f"{target.__module__}.{target.__qualname__}")
+            return found
         except TypeError:  # an unhashable callable is no function of ours
             return None
 

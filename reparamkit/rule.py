@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
     from reparamkit.block import Block
-    from reparamkit.decide.cost import Cost
+    from reparamkit.decide.chooser.cost import Cost
     from reparamkit.errors import Refusal
     from reparamkit.merge import Like
-    from reparamkit.operators import Operator, Scale
+    from reparamkit.operators import Operator, Picked, Scale
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,30 @@ class Through:
 
 @dataclass(frozen=True)
 class Sum:
-    """A call that adds its inputs: ``sum(factor * value)``, a factor being a number or a `Scale` without a shift."""
+    """A call that adds its inputs: ``sum(factor * value)``.
 
-    terms: tuple[tuple[float | Scale, Any], ...]
+    Attributes:
+        terms: factors and values; a factor is a number, a `Scale` without a shift, or some of the channels.
+    """
+
+    terms: tuple[tuple[float | Scale | Picked, Any], ...]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A call whose result holds operators of its inputs side by side, along an axis of its own.
+
+    Attributes:
+        terms: what stands at each place: an operator without a shift, and the value it is of.
+        dim: the axis.
+        rank: number of axes of the result, where known.
+        whole: what the call is of one of its inputs as a whole, where it is an operator of that as well.
+    """
+
+    terms: tuple[tuple[Scale | Picked, Any], ...]
+    dim: int
+    rank: int | None = None
+    whole: Through | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +174,7 @@ class Lift:
         target: a module class, a function, ``"module.Class"`` (matched only when that module is imported)
             or ``".method"`` for a method of tensors.
         run: for a class ``(module, context) -> operator, Split, Tail or Refusal``; else ``(call, context) ->``
-            `Through`, `Sum`, `Cat` or `Refusal`.
+            `Through`, `Sum`, `Stack`, `Cat` or `Refusal`.
         subclasses: also match subclasses that inherit the forward.
         keeps_dtype: the result has the dtype of the input whatever the parameters have (batch norm).
         overrides: id of the rule whose lift of the same target this one replaces.

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import reparamkit
 from reparamkit.bench.memory import peak_activations
 from reparamkit.testing import randomize
-from tests.helpers import Fn, assert_same, conv_bn, inputs
+from tests.helpers import Fn, assert_same, conv_bn, convert, counts, inputs
 from tests.zoo import timm_model, ultralytics_model
 
 
@@ -127,3 +127,29 @@ def test_a_zero_that_someone_else_reads_stays() -> None:
     conv, bn = conv_bn(4, 4, 3, padding=1)
     model = randomize(Fn(run, conv=conv, bn=bn)).double()
     assert_same(model, reparamkit.apply(model))
+
+
+CROPS: dict[str, Any] = {
+    "one side": lambda x: x[:, :, :, 1:],
+    "both sides of an axis": lambda x: x[:, :, 1:-1],
+    "all sides": lambda x: x[:, :, 1:-1, 1:-1],
+    "every other": lambda x: x[:, :, ::2, ::2],
+}
+
+
+@pytest.mark.parametrize("how", CROPS)
+def test_a_crop_in_front_of_a_scale_and_a_norm_is_no_convolution(how: str) -> None:
+    """A crop is a view; what it leaves out would be computed as taps of zero."""
+    model = Fn(lambda m, x: m.bn(CROPS[how](x) * m.g), bn=nn.BatchNorm2d(4), g=nn.Parameter(torch.ones(1, 4, 1, 1)))
+    deploy, report = convert(model)
+    assert counts(deploy) == (0, 1)
+    assert not report.merged
+
+
+@pytest.mark.parametrize("how", [name for name in CROPS if name != "one side"])
+def test_a_crop_behind_a_convolution_goes_into_it(how: str) -> None:
+    """Not on one side: padding that is not even is written out in front of the convolution."""
+    model = Fn(lambda m, x: m.bn(CROPS[how](m.conv(x))), conv=nn.Conv2d(4, 4, 3, padding=1), bn=nn.BatchNorm2d(4))
+    deploy, report = convert(model)
+    assert counts(deploy) == (1, 0)
+    assert "getitem" in report.merged[0].before

@@ -46,6 +46,13 @@ IN_FRONT: dict[str, Any] = {
     "keyword": (lambda: Called(lambda x: torch.pixel_shuffle(x, upscale_factor=2)), 3, 12),
     "channel shuffle": (lambda: nn.ChannelShuffle(3), 12, 12),
     "twice": (lambda: nn.Sequential(nn.PixelShuffle(2), nn.PixelShuffle(2)), 2, 32),
+    "channels, then pixels": (lambda: nn.Sequential(nn.ChannelShuffle(3), nn.PixelShuffle(2)), 3, 12),
+    "an order, then pixels": (lambda: Called(lambda x: F.pixel_shuffle(x[:, list(range(11, -1, -1))], 2)), 3, 12),
+    "an order, then tokens and back": (
+        lambda: Called(lambda x: x[:, [2, 0, 3, 1]].flatten(2).transpose(1, 2).transpose(1, 2).view_as(x)),
+        4,
+        4,
+    ),
     "shuffled, then enlarged": (lambda: nn.Sequential(nn.PixelShuffle(2), nn.Upsample(scale_factor=2)), 3, 12),
 }
 
@@ -55,6 +62,19 @@ def test_norm_goes_into_the_layer_in_front(what: str) -> None:
     make, channels, made = IN_FRONT[what]
     deploy, _ = convert(Upsampled(make(), channels, made), *IMAGES)
     assert counts(deploy) == (1, 0)
+
+
+IN_BETWEEN: dict[str, Any] = {
+    "activation in between": lambda: nn.Sequential(nn.ChannelShuffle(3), nn.ReLU(), nn.PixelShuffle(2)),
+    "order of the input": lambda: Called(lambda x: F.pixel_shuffle(x[:, x.mean((0, 2, 3)).argsort()], 2)),
+}
+
+
+@pytest.mark.parametrize("what", IN_BETWEEN)
+def test_norm_behind_a_shuffle_of_something_else_stays(what: str) -> None:
+    """The must-refuse twins of an order of channels in front of a pixel shuffle."""
+    deploy, _ = convert(Upsampled(IN_BETWEEN[what](), 3, 12), *IMAGES)
+    assert counts(deploy) == (1, 1)
 
 
 BEHIND: dict[str, Any] = {

@@ -24,7 +24,7 @@ from reparamkit.rules import (
     norm_affine,
     pad,
     pooling,
-    scale,
+    product,
     shuffle,
     spread,
 )
@@ -167,7 +167,7 @@ def test_a_pooling_moves_by_its_window_unless_it_is_told_otherwise() -> None:
 
 def test_dividing_by_a_parameter_rounds_in_float64() -> None:
     divisor = torch.tensor([3.0, 7.0, 0.1], dtype=torch.float32)
-    said = scale.lift_div(call(divisor.view(3, 1, 1)), context(4))
+    said = product.lift_div(call(divisor.view(3, 1, 1)), context(4))
     assert isinstance(said, Through)
     assert torch.equal(said.op.scale.flatten(), 1 / divisor.double())  # type: ignore[union-attr]
 

@@ -586,3 +586,29 @@ def test_switching_a_rule_off_leaves_its_merges() -> None:
 def test_each_rule_of_the_charter_is_used_by_repvgg(name: str) -> None:
     _, report = convert(MERGED["repvgg"][0]())
     assert f"core/{name}" in merged_rules(report)
+
+
+def affine(padding: int, **options: Any) -> nn.Module:
+    """PP-LCNetV3's learnable affine behind an activation, in front of a convolution."""
+    per_channel = torch.linspace(-1, 2, C).reshape(1, C, 1, 1)
+    return Fn(
+        lambda m, x: m.conv(F.hardswish(m.stem(x)) * m.scale + m.shift),
+        stem=seq(*conv_bn(C, C, 3, padding=1)),
+        scale=nn.Parameter(per_channel + 0.1),
+        shift=nn.Parameter(per_channel - 0.3),
+        conv=conv(C, C, 3, padding=padding, **options),
+    )
+
+
+@pytest.mark.parametrize("options", [{"padding": 0}, {"padding": 1, "padding_mode": "reflect"}], ids=str)
+def test_scale_and_shift_behind_an_activation_go_into_the_convolution(options: dict[str, Any]) -> None:
+    deploy, report = convert(affine(**options))
+    assert "core/scale" in merged_rules(report)
+    assert not list(deploy._parameters)
+
+
+def test_a_scale_whose_shift_may_not_go_stays_with_it() -> None:
+    """The must-refuse twin: zeros are padded, so the shift would be missing at the border."""
+    deploy, report = convert(affine(padding=1))
+    assert sorted(deploy._parameters) == ["scale", "shift"]
+    assert codes(report) == {"RK316"}

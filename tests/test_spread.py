@@ -75,6 +75,77 @@ def test_norm_behind_a_concatenation_stays(what: str) -> None:
     assert "core/spread" not in merged_rules(report)
 
 
+class Octave(nn.Module):
+    """Two resolutions that are added, and the norm behind them (OctConv)."""
+
+    def __init__(self, join: Any) -> None:
+        super().__init__()
+        self.high, self.low = nn.Conv2d(C, C, 3, padding=1, bias=False), nn.Conv2d(C, C, 3, padding=1)
+        self.third, self.one = nn.Conv2d(C, C, 1), nn.Conv2d(C, 1, 1)
+        self.bn, self.join = nn.BatchNorm2d(C), join
+
+    def forward(self, x: Tensor) -> Any:
+        return self.join(self, x, nn.functional.max_pool2d(x, 2))
+
+
+def up(y: Tensor, x: Tensor) -> Tensor:
+    return nn.functional.interpolate(y, size=x.shape[2:], mode="nearest")
+
+
+ADDED: dict[str, Any] = {
+    "two resolutions": lambda m, x, low: m.bn(m.high(x) + up(m.low(low), x)).relu(),
+    "a fixed factor": lambda m, x, low: m.bn(up(m.low(low), x) + m.high(x)).relu(),
+    "subtracted": lambda m, x, low: m.bn(m.high(x) - m.low(x.relu())).relu(),
+    "of three": lambda m, x, low: m.bn(m.high(x) + m.low(x.relu()) + m.third(x.sigmoid())).relu(),
+    "in place": lambda m, x, low: m.bn(_plus(m.high(x), m.low(x.relu()))).relu(),
+}
+NOT_ADDED: dict[str, Any] = {
+    "an input": lambda m, x, low: m.bn(m.high(x.relu()) + x).relu(),
+    "an activation": lambda m, x, low: m.bn(m.high(x) + m.low(x.relu()).relu()).relu(),
+    "an addend read twice": lambda m, x, low: (lambda y: m.bn(y + m.low(x.relu())) * y)(m.high(x)),
+    "the sum read twice": lambda m, x, low: (lambda y: m.bn(y).relu() + y)(m.high(x) + m.low(x.relu())),
+    "one channel for all": lambda m, x, low: m.bn(m.high(x) + m.one(x.relu())).relu(),
+    "one value twice": lambda m, x, low: (lambda y: m.bn(y.relu() + y.relu()))(m.high(x)),
+    "a product": lambda m, x, low: m.bn(m.high(x) * m.low(x.relu())).relu(),
+}
+
+
+def _plus(a: Tensor, b: Tensor) -> Tensor:
+    a += b
+    return a
+
+
+@pytest.mark.parametrize("what", ADDED)
+def test_norm_behind_a_sum_of_two_sources(what: str) -> None:
+    deploy, report = convert(Octave(ADDED[what]), IMAGE, (1, 4, 4, 10))
+    assert counts(deploy)[1] == 0, report
+    assert "core/spread" in merged_rules(report)
+
+
+@pytest.mark.parametrize("what", NOT_ADDED)
+def test_norm_behind_a_sum_stays(what: str) -> None:
+    """The must-refuse twins: one addend cannot take its share."""
+    deploy, report = convert(Octave(NOT_ADDED[what]), IMAGE)
+    assert counts(deploy)[1] == 1
+    assert "core/spread" not in merged_rules(report)
+
+
+LAST: dict[str, Any] = {
+    "concatenation": lambda m, x: m.bn(torch.cat([m.one(x), m.three(x.relu())], 1)),
+    "sum": lambda m, x: m.bn(m.a(x) + m.b(x.relu())),
+    "average": lambda m, x: m.bn(nn.functional.avg_pool2d(m.a(x), 2)),
+}
+
+
+@pytest.mark.parametrize("what", LAST)
+def test_norm_that_nothing_is_behind(what: str) -> None:
+    """What a model returns is read, by its caller."""
+    one, three, a, b = (nn.Conv2d(C, into, 3, padding=1) for into in (1, 3, C, C))
+    children = {"concatenation": {"one": one, "three": three}, "sum": {"a": a, "b": b}, "average": {"a": a}}[what]
+    deploy, report = convert(Fn(LAST[what], bn=nn.BatchNorm2d(C), **children), IMAGE)
+    assert counts(deploy) == (len(children), 0), report
+
+
 def test_norm_whose_concatenation_is_read_elsewhere_stays() -> None:
     def run(m: Any, x: Tensor) -> Tensor:
         y = torch.cat([m.a(x), m.b(x.sigmoid())], 1)

@@ -12,22 +12,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from reparamkit.decide.cost import Cost, cost_of
-from reparamkit.decide.outline import outline
+from reparamkit.decide.chooser.chooser.chooser.cost import Cost, cost_of
+from reparamkit.decide.chooser.chooser.chooser.outline import outline
 from reparamkit.edits.region import region
 from reparamkit.errors import Refusal
 from reparamkit.lift.chain import path_term
 from reparamkit.lower import realizable
-from reparamkit.operators import Arranged, Layout, Scale
+from reparamkit.merge import Term
+from reparamkit.operators import Arranged, Layout, Scale, Stencil
 from reparamkit.paths import buffers_of
 from reparamkit.rules import conv_bn
 from reparamkit.rules.sizes import channels_of
 
 if TYPE_CHECKING:
-    from reparamkit.decide.outline import Outline
-    from reparamkit.decide.policy import Policy
+    from reparamkit.decide.chooser.chooser.chooser.outline import Outline
+    from reparamkit.decide.chooser.chooser.chooser.policy import Policy
     from reparamkit.flow import Flow, Value
-    from reparamkit.merge import Algebra, Term
+    from reparamkit.merge import Algebra
     from reparamkit.operators import Operator
     from reparamkit.timing.benches import Benches
     from reparamkit.timing.stopwatch import Stopwatch
@@ -120,7 +121,7 @@ class Chooser:
         taken: set[Value] = set()
         live: set[Value] = set()
         for value in sorted([*flow.values, *flow.shares], key=lambda v: v.index, reverse=True):
-            if value.gone and not value.users:
+            if value.gone and not value.users and not value.escapes:
                 continue
             # What nobody reads is computed all the same.
             if value.escapes or value.mutates or not value.users or not live.isdisjoint(value.users):
@@ -182,10 +183,10 @@ class Chooser:
             if source is start:
                 made = self._candidate(source, end, term)
                 return made if isinstance(made, Candidate) else None
-            longer = self._longer(end, source, term)
-            if isinstance(longer, Refusal):
+            further = self._from_further(end, source, term) if source.source and source.term else None
+            if further is None or isinstance(further, Refusal):
                 return None
-            source, term = source.source, longer
+            source, term = further
         return None
 
     def _feasible_regions(self, value: Value, origin: Value) -> tuple[Candidate, ...]:
@@ -268,19 +269,27 @@ class Chooser:
                     break  # further back the same value would still be between
             if source is origin or source.source is None or source.term is None:
                 break
-            longer = self._longer(value, source, term)
+            longer = self._from_further(value, source, term)
             if isinstance(longer, Refusal):
                 self.refusals.setdefault(value, longer.at(value.where))
                 break
-            source, term = source.source, longer
+            source, term = longer
         return found
 
-    def _longer(self, value: Value, source: Value, term: Term) -> Term | Refusal:
-        """`term` of `source` as an operator of the source of that."""
+    def _from_further(self, value: Value, source: Value, term: Term) -> tuple[Value, Term] | Refusal:
+        """The operator from the source of `source`; or from that of that, where two meet that no rule combines."""
+        before = source.source
+        assert before is not None
         assert source.term is not None
-        assert source.source is not None
         longer = self.algebra.compose(term, source.term)
-        return path_term(value, source.source, self.algebra) if isinstance(longer, Refusal) else longer
+        if isinstance(longer, Refusal):
+            longer = path_term(value, before, self.algebra)
+        if isinstance(longer, Term):
+            return before, longer
+        if longer.code != "RK319" or before.source is None:
+            return longer
+        further = path_term(value, before.source, self.algebra)
+        return longer if isinstance(further, Refusal) else (before.source, further)
 
     def _candidate(self, source: Value, value: Value, term: Term) -> Candidate | Refusal | None:
         inner = term.op.op if isinstance(term.op, Arranged) else term.op
@@ -291,6 +300,8 @@ class Chooser:
         values = region(source, value)
         if isinstance(values, Refusal):
             return values
+        if self.policy.name != "always" and all(map(_is_arithmetic, values)):
+            return None  # likewise: what is cropped would be computed as taps of zero
         work = [v for v in values if not (_is_free(v) or v.stays or v.idle)]
         if len(work) < 2 and not any(v.generated or v.cost for v in work):
             return None
@@ -357,6 +368,12 @@ def together(candidates: Sequence[Candidate]) -> tuple[Cost, Cost]:
 def _is_free(value: Value) -> bool:
     """Whether the value costs nothing: an identity that no kernel computes."""
     return value.term is not None and value.term.is_identity and not value.parts and not value.idle
+
+
+def _is_arithmetic(value: Value) -> bool:
+    """Whether it only scales, shifts or crops."""
+    op = None if value.term is None or value.parts else value.term.op
+    return isinstance(op, Scale) or (isinstance(op, Stencil) and op.is_view)
 
 
 def _own_cost(value: Value) -> Cost:

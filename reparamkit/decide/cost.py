@@ -75,7 +75,7 @@ def cost_of(op: Operator, density: float, channels: int = 1) -> Cost:
         cost = Cost(op.macs * positions, op.params, 0, op.out_channels * density, 1)
         return cost + _padding(op, density) if isinstance(op, Conv) else cost
     if isinstance(op, Stencil):
-        return Cost(op.macs * channels * density, 0, 0, channels * density, 1)
+        return Cost(ops=1) if op.is_view else Cost(op.macs * channels * density, 0, 0, channels * density, 1)
     if isinstance(op, Picked):
         copied = Cost() if op.is_slice else Cost(traffic=len(op.index) * density, ops=1)
         return copied if op.macs == 0 else copied + cost_of(op.op, density, len(op.index))

@@ -74,9 +74,11 @@ def shared_out(norm: Value, flow: Flow) -> Spread | None:
 
 
 def _over_parts(spread: Spread, norm: Value) -> bool:
-    """A share for each part of the concatenation in front of `norm`; parts that are concatenations likewise."""
+    """A share for each part of the concatenation or sum in front of `norm`; for parts of parts likewise."""
     reader, read = _in_front_of_averages(norm)
     cat, term = read, norm.term
+    if cat.terms and cat.term is None:
+        return _over_addends(spread, norm, reader, cat)
     if not cat.stacks:
         return reader is not norm and _before(spread, norm, reader)
     if not _only(cat.readers, reader) or cat.escapes or len(set(cat.stacks)) < len(cat.stacks):
@@ -95,7 +97,39 @@ def _over_parts(spread: Spread, norm: Value) -> bool:
         shares.append(share)
     spread.change(cat, inputs=shares, stacks=tuple(shares), source=None, term=None)
     spread.change(norm, term=Term(Scale()), gone=True)
-    return all(_over_parts(spread, s) for s in shares if s.inputs[0].term is None and s.inputs[0].stacks)
+    return _further(spread, shares)
+
+
+def _over_addends(spread: Spread, norm: Value, reader: Value, total: Value) -> bool:
+    """A share for each addend of the sum in front of `norm`: each of them is scaled, one is shifted as well."""
+    parts, term = [value for _, value in total.terms], norm.term
+    assert term is not None
+    assert isinstance(term.op, Scale)
+    if not _only(total.readers, reader) or total.escapes or len(set(parts)) < len(parts):
+        return False
+    channels, nd, rank = term.op.channels, term.op.nd, norm.rank or total.rank
+    if channels is None or nd is None or rank is None or not all(_may_take(part, total) for part in parts):
+        return False
+    shifted = next((part for factor, part in total.terms if factor == 1.0), None)
+    if shifted is None or any(channels_of(part) not in (None, channels) for part in parts):
+        return False
+    shares = []
+    for part in parts:
+        about = Share(spread.norm, norm, rank - 1 - nd, 0, channels, channels, len(parts), part is not shifted)
+        mine = term if part is shifted else replace(term, op=Scale(term.op.scale, None, nd))
+        share = spread.share(norm, part, about, mine, total.index)
+        share.users = [total]
+        spread.change(part, users=[share if user is total else user for user in part.users])
+        shares.append(share)
+    scaled = tuple((factor, share) for (factor, _), share in zip(total.terms, shares, strict=True))
+    spread.change(total, inputs=shares, terms=scaled)
+    spread.change(norm, term=Term(Scale()), gone=True)
+    return _further(spread, shares)
+
+
+def _further(spread: Spread, shares: Sequence[Value]) -> bool:
+    """Whether the shares of parts that have parts themselves go into those."""
+    return all(_over_parts(spread, s) for s in shares if s.inputs[0].term is None and s.inputs[0].parts)
 
 
 def _in_front_of_averages(norm: Value) -> tuple[Value, Value]:
@@ -139,8 +173,8 @@ def _before(spread: Spread, norm: Value, reader: Value) -> bool:
 
 
 def _may_take(part: Value, cat: Value) -> bool:
-    """Whether a part of a concatenation ends with something a scale can go into, and only `cat` reads it."""
-    return _only(part.readers, cat) and not part.escapes and (part.term is not None or bool(part.stacks))
+    """Whether a part of `cat` ends with something a scale can go into, and nobody else reads it."""
+    return _only(part.readers, cat) and not part.escapes and (part.term is not None or bool(part.parts))
 
 
 def _sizes(cat: Value, norm: Value) -> list[int] | None:

@@ -12,6 +12,7 @@ from reparamkit.edits.edit import Swap
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, Scale
 from reparamkit.paths import within
+from reparamkit.rules.sizes import keeps_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -70,9 +71,7 @@ def keeps_sizes(value: Value, cancels: bool) -> bool:
         return bool(value.terms)
     op = None if value.term is None else value.term.op
     if isinstance(op, Conv):
-        taps = zip(op.kernel_size, op.dilation, op.padding, strict=True)
-        same = all(sum(pads) == d * (k - 1) for k, d, pads in taps)
-        return same and op.in_channels == op.out_channels and all(s == 1 for s in op.stride)
+        return op.in_channels == op.out_channels and keeps_positions(op)
     return isinstance(op, Scale)
 
 

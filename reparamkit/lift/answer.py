@@ -12,7 +12,7 @@ from reparamkit.errors import Refusal
 from reparamkit.guarded import refusal
 from reparamkit.lift.onlooker import only_looks
 from reparamkit.operators import Operator
-from reparamkit.rule import Cat, Lift, Split, Sum, Tail, Through
+from reparamkit.rule import Cat, Lift, Split, Stack, Sum, Tail, Through
 from reparamkit.sound import Unsound, settled
 
 _OPERATORS = get_args(Operator)
@@ -53,7 +53,7 @@ def _about_call(said: Any, is_value: Callable[[Any], bool]) -> Any:
         return None
     inputs = _inputs(said)
     if inputs is None:
-        raise Unsound(f"expected Through, Sum, Cat or Refusal, got a {type(said).__name__}")
+        raise Unsound(f"expected Through, Sum, Stack, Cat or Refusal, got a {type(said).__name__}")
     if not inputs or not all(map(is_value, inputs)):
         raise Unsound(f"expected inputs of the call in its {type(said).__name__}")
     return replace(said, op=settled(said.op)) if isinstance(said, Through) else said
@@ -62,6 +62,6 @@ def _about_call(said: Any, is_value: Callable[[Any], bool]) -> Any:
 def _inputs(said: Any) -> list[Any] | None:
     if isinstance(said, Through):
         return [said.value]
-    if isinstance(said, Sum):
+    if isinstance(said, (Sum, Stack)):
         return [value for _, value in said.terms]
     return list(said.values) if isinstance(said, Cat) else None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from reparamkit.errors import Refusal
-from reparamkit.flow import Flow, Frame, Stacked, Value, mapped
+from reparamkit.flow import Flow, Frame, Value, mapped
 from reparamkit.lift.answer import answer_about_call
 from reparamkit.lift.constant import constant_of, may_be_constant, stored
 from reparamkit.lift.cuts import cut_sizes, is_cut, is_part, read_through
@@ -23,7 +23,7 @@ from reparamkit.lift.ranks import channels_as_read
 from reparamkit.merge import Algebra, Term
 from reparamkit.operators import Conv
 from reparamkit.registry import Registry
-from reparamkit.rule import Call, Cat, Lift, Sum, Through
+from reparamkit.rule import Call, Cat, Lift, Stack, Sum, Through
 from reparamkit.survey import Survey
 
 _META_METHODS = {"size", "dim", "numel", "ndimension", "stride", "element_size", "nelement"}
@@ -89,18 +89,12 @@ class CallLifter:
         value.rank = rank_of_call(node.target, node.args, node.kwargs, ranks, entries)
         if part:
             read_through(value)
-        if lift is None and target is not torch.stack:
-            return value
-        args, kwargs = _arguments(frame, node)
-        if target is torch.stack:
-            bound = Call(args, kwargs, _is_value).bind("tensors", dim=0)
-            if isinstance(bound["tensors"], (list, tuple)) and all(map(_is_value, bound["tensors"])):
-                value.stacked = Stacked(tuple(bound["tensors"]), bound["dim"])
         if lift is None:
             return value
         if not self.algebra.enabled(lift.rule):
             value.refusal = Refusal("RK801", lift.rule, value.where)
             return value
+        args, kwargs = _arguments(frame, node)
         context = context_of(inputs)
         made = answer_about_call(lift, frame.module, Call(args, kwargs, _is_value), context, _is_value)
         self._use(value, made, lift, [a for a in _flat([args, kwargs]) if isinstance(a, Tensor)], frame)
@@ -108,6 +102,9 @@ class CallLifter:
 
     def _use(self, value: Value, made: Any, lift: Lift, constants: list[Tensor], frame: Frame) -> None:
         rules = frozenset([lift.rule])
+        if isinstance(made, Stack):
+            value.stacked, value.rank = made, made.rank
+            made = made.whole
         if isinstance(made, Through) and made.value.meta:
             made = Refusal("RK331", "arithmetic with shapes")
         if isinstance(made, Refusal):

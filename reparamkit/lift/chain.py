@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from reparamkit.errors import Refusal
 from reparamkit.merge import Algebra, Term
-from reparamkit.operators import Scale
+from reparamkit.operators import Picked, Scale
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from reparamkit.flow import Value
 
 
@@ -42,16 +44,32 @@ def _inner_first(value: Value, source: Value, algebra: Algebra, refused: Refusal
 
 def nearest_common(values: list[Value]) -> Value | None:
     """The nearest value that all of `values` are operators of."""
-    chains = [list(v.chain()) for v in values]
-    others = [set(chain) for chain in chains[1:]]
-    return next((v for v in chains[0] if all(v in other for other in others)), None)
+    return next(_common(values), None)
 
 
-def sum_term(terms: tuple[tuple[float | Scale, Value], ...], algebra: Algebra) -> tuple[Value, Term] | Refusal:
-    """The sum of `terms` as one operator of their nearest common source."""
-    source = nearest_common([v for _, v in terms])
-    if source is None:
-        return Refusal("RK318", "the summed values have no common source")
+def _common(values: list[Value]) -> Iterator[Value]:
+    """The values that all of `values` are operators of, the nearest first."""
+    others = [set(value.chain()) for value in values[1:]]
+    return (v for v in values[0].chain() if all(v in other for other in others))
+
+
+def sum_term(terms: tuple[tuple[float | Scale | Picked, Value], ...], algebra: Algebra) -> tuple[Value, Term] | Refusal:
+    """The sum of `terms` as one operator of their nearest common source.
+
+    Of slices of one value there is no rule for the sum; there is one for rows of the convolution that makes it.
+    """
+    refused = Refusal("RK318", "the summed values have no common source")
+    for source in _common([v for _, v in terms]):
+        made = _total(terms, source, algebra)
+        if isinstance(made, Term):
+            return source, made
+        refused = made
+        if refused.code != "RK319":
+            break
+    return refused
+
+
+def _total(terms: tuple[tuple[float | Scale | Picked, Value], ...], source: Value, algebra: Algebra) -> Term | Refusal:
     total: Term | None = None
     for factor, value in terms:
         term = path_term(value, source, algebra)
@@ -63,4 +81,4 @@ def sum_term(terms: tuple[tuple[float | Scale, Value], ...], algebra: Algebra) -
             return term
         total = term
     assert total is not None
-    return source, total
+    return total

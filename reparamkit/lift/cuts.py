@@ -7,7 +7,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from reparamkit.lift.facts import name_of
-from reparamkit.rules.sizes import channel_axis, channels_of
+from reparamkit.rules.sizes import channel_axis, channel_number, channels_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,9 +47,9 @@ def cut_sizes(node: fx.Node, inputs: list[Value], read: Callable[[fx.Node], int 
         inputs: the values it reads.
         read: channels of the value of a node, as its readers take them.
     """
-    if not is_cut(node) or len(inputs) != 1 or not all(map(takes_part, node.users)):
+    if not is_cut(node) or not inputs or not all(map(takes_part, node.users)):
         return None
-    source = inputs[0]
+    source, *sizes = inputs
     if source.meta or source.rank is None or source.rank < 3:
         return None
     wanted = node.args[1] if len(node.args) > 1 else _keyword(node)
@@ -57,6 +57,10 @@ def cut_sizes(node: fx.Node, inputs: list[Value], read: Callable[[fx.Node], int 
     if type(axis) is not int or axis % source.rank != 1:
         return None
     total = channels_of(source) if channel_axis(source) == source.rank - 2 else None
+    if len(sizes) == 1 and sizes[0].node is wanted:
+        wanted = channel_number(sizes[0])
+    elif sizes:
+        return None
     if isinstance(wanted, (list, tuple)) and all(type(size) is int for size in wanted):
         return tuple(wanted) if total in (None, sum(wanted)) else None
     if type(wanted) is not int or wanted < 1:

@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _SAME_MODULES = (
     "torch.nn.modules.activation",
@@ -116,8 +116,8 @@ def rank_of_call(
         return _written_out(args[0])
     if target is operator.getitem:
         return _indexed(args[1], ranks[0] if ranks else None)
-    if name == "unsqueeze":
-        return ranks[0] + 1 if ranks and ranks[0] else None
+    if name in ("unsqueeze", "stack"):
+        return ranks[0] + 1 if ranks and ranks[0] and len(set(ranks)) == 1 else None
     if name in _SAME:
         known_ranks = [r for r in ranks if r is not None]
         return max(known_ranks) if known_ranks and len(known_ranks) == len(ranks) else None
@@ -272,6 +272,9 @@ def parts_of(node: fx.Node) -> tuple[int | None, bool]:
     """How many parts an iteration over the value has at most, and whether exactly; `None` where nothing tells."""
     name = name_of(node.target)
     wanted = node.args[1] if len(node.args) > 1 else None
+    entries = entries_stacked(node)
+    if entries is not None:
+        return len(entries), True
     if name in ("chunk", "tensor_split", "unsafe_chunk"):
         count = node.kwargs.get("chunks", node.kwargs.get("sections", wanted))
         return (count, False) if type(count) is int and 0 < count <= _MAX_PARTS else (None, False)
@@ -286,11 +289,46 @@ def parts_of(node: fx.Node) -> tuple[int | None, bool]:
 _MAX_PARTS = 8
 
 
+def entries_stacked(node: Any) -> Sequence[fx.Node] | None:
+    """What stands side by side along the axis that an iteration over a stack, or over its `unbind`, goes along."""
+    if not isinstance(node, fx.Node) or name_of(node.target) not in ("stack", "unbind"):
+        return None
+    along = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    whole = node.kwargs.get("tensors", node.kwargs.get("input", node.args[0] if node.args else None))
+    if name_of(node.target) == "stack":
+        return whole if along == 0 and _are_nodes(whole) else None  # type: ignore[return-value]
+    if not isinstance(whole, fx.Node) or name_of(whole.target) != "stack":
+        return None
+    stacked = whole.kwargs.get("tensors", whole.args[0] if whole.args else None)
+    same = along == whole.kwargs.get("dim", whole.args[1] if len(whole.args) > 1 else 0)
+    return stacked if same and _are_nodes(stacked) else None  # type: ignore[return-value]
+
+
+def _are_nodes(found: Any) -> bool:
+    return isinstance(found, (list, tuple)) and all(isinstance(one, fx.Node) for one in found)
+
+
 def is_shape(node: Any) -> bool:
     """Whether it is ``x.shape`` or ``x.size()``."""
     if not isinstance(node, fx.Node):
         return False
     return node.args[1:] == ("shape",) if node.target is getattr else node.target == "size" and len(node.args) == 1
+
+
+def asked_size(node: fx.Node) -> tuple[Any, int] | None:
+    """The node whose size a node is, and the axis: ``x.size(1)``, ``x.shape[1]``, ``x.shape[1:][0]``."""
+    index = node.args[1] if len(node.args) == 2 else None
+    if type(index) is not int:
+        return None
+    if node.op == "call_method" and node.target == "size":
+        return node.args[0], index
+    whole: Any = node.args[0] if node.target is operator.getitem else None
+    while isinstance(whole, fx.Node) and whole.target is operator.getitem and isinstance(whole.args[1], slice):
+        start, step = whole.args[1].start or 0, whole.args[1].step
+        if index < 0 or type(start) is not int or start < 0 or step is not None:
+            return None
+        whole, index = whole.args[0], index + start
+    return (whole.args[0], index) if is_shape(whole) else None
 
 
 def _sliced(part: slice) -> int | None:

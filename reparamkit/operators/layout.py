@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class Layout:
         rank: number of axes, where they only change places.
         channels: what happens to the channels, step by step; nothing, as a rule.
         left: number of axes afterwards, where only this tells.
+        folds: the sizes, by whose they are, of axes that become one; the others stay.
+        unfolds: likewise, of axes that one is taken apart into.
     """
 
     moves: tuple[tuple[int, int], ...]
@@ -32,6 +35,8 @@ class Layout:
     rank: int | None = None
     channels: tuple[Regroup, ...] = ()
     left: int | None = None
+    folds: tuple[Any, ...] = ()
+    unfolds: tuple[Any, ...] = ()
 
     def after(self, behind: int) -> int | None:
         """Axes behind the channels afterwards, for channels with `behind` axes behind them; `None`: not kept."""
@@ -67,6 +72,11 @@ class Layout:
         return prod(step.positions for step in self.channels)
 
     @property
+    def rearranges(self) -> bool:
+        """Whether it only turns axes and makes one of several: what maps each position by itself crosses it."""
+        return not self.channels and (self.rank is not None or bool(self.folds or self.unfolds))
+
+    @property
     def changes_nothing(self) -> bool:
         """Whether every axis is where it was."""
         return self.rank is not None and not self.channels and all(a == b for a, b in self.moves)
@@ -74,9 +84,20 @@ class Layout:
     def then(self, other: Layout) -> Layout:
         """This one, then `other`."""
         pairs = [(a, other.after(b)) for a, b in self.moves]
-        rank = self.rank if self.rank == other.rank else None
         kept = tuple((a, c) for a, c in pairs if c is not None)
-        return Layout(kept, ones=other.ones, rank=rank, channels=(*self.channels, *other.channels))
+        made = Layout(kept, ones=other.ones, channels=(*self.channels, *other.channels))
+        if self.rank is not None and self.rank == other.rank:
+            return replace(made, rank=self.rank)
+        back = len(kept) == 2 and self.folds == other.unfolds and self.unfolds == other.folds
+        if back and (self.folds or self.unfolds):
+            return replace(made, rank=len(self.folds) + 2 if self.folds else 3)
+        if self.rearranges and other.rearranges and not (self._refolds and other._refolds):
+            return replace(made, folds=self.folds or other.folds, unfolds=self.unfolds or other.unfolds)
+        return made
+
+    @property
+    def _refolds(self) -> bool:
+        return bool(self.folds or self.unfolds)
 
     @property
     def params(self) -> int:

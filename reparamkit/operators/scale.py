@@ -79,6 +79,13 @@ class Stencil:
         return self.one.nd
 
     @property
+    def is_view(self) -> bool:
+        """Whether it only leaves positions out: a crop, a slice with steps."""
+        one = self.one
+        plain = one.bias is None and set(one.kernel_size) <= {1} and not any(max(pads) > 0 for pads in one.padding)
+        return plain and float(one.weight.dense()) == 1
+
+    @property
     def params(self) -> int:
         """Such a layer stores nothing."""
         return 0

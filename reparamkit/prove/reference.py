@@ -19,6 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from reparamkit.flow import mapped
 from reparamkit.lift.constant import stored
+from reparamkit.lift.facts import is_shape
 
 if TYPE_CHECKING:
     from reparamkit.flow import Flow, Frame, Share, Value
@@ -273,6 +274,12 @@ def remember(known: dict[Value, Tensor], value: Value, result: Tensor) -> None:
 
 
 def _run_share(share: Share, flow: Flow, x: Tensor) -> Tensor:
+    """What the whole norm makes of these channels, with or without what it adds."""
+    made = _run_with_zeros(share, flow, x)
+    return made - _run_with_zeros(share, flow, torch.zeros_like(x)) if share.linear else made
+
+
+def _run_with_zeros(share: Share, flow: Flow, x: Tensor) -> Tensor:
     """What the whole norm makes of these channels; the others are zeros."""
     shape = list(x.shape)
     shape[share.axis] = share.total
@@ -313,14 +320,22 @@ def _read(node: fx.Node, frame: Frame, flow: Flow, known: dict[Value, Tensor]) -
     constant = stored(node, frame)
     if constant is None:
         value = frame.values[node]
-        if value.meta and value not in known:  # a size of something in the region
-            return _run_node(value, flow, known)
-        return _known(value, known)
+        if value.meta and value not in known:
+            return _run_node(value, flow, _with_others(value, known))
+        return _known(value, flow, known)
     return constant.detach().double() if constant.is_floating_point() else constant
 
 
-def _known(value: Value, known: dict[Value, Tensor]) -> Tensor:
+def _with_others(asking: Value, known: dict[Value, Tensor]) -> dict[Value, Tensor]:
+    """For a size of something outside of the region, which is taken to be as large as what the region reads."""
+    source = next(iter(known.values()))
+    others = [v for v in asking.inputs if not v.meta and v not in known and v.rank in (None, source.ndim)]
+    asks = asking.node.target == "size" or is_shape(asking.node)
+    return {**known, **dict.fromkeys(others, source)} if asks else known
+
+
+def _known(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
     """A stack is made here: only its sum is a value of the region."""
     if value not in known and value.stacked is not None:
-        return torch.stack([known[v] for v in value.stacked.values], value.stacked.dim)
+        known[value] = _run_node(value, flow, known)
     return known[value]

@@ -1,7 +1,7 @@
 """core/branch_sum: branches of one input that are added are one branch.
 
 Formula (Ding et al., RepVGG, CVPR 2021, §3.3; DBB transform II): ``W' = W1 + W2, b' = b1 + b2``. Differences,
-weighted sums (`torch.add(alpha=)`), sums of lists and of stacks are sums with factors.
+weighted sums (`torch.add(alpha=)`), sums of lists and of stacks (`stacked.py`) are sums with factors.
 
 Conditions: both read the same value; after the other rules have brought them to one form, equal output channels
 (a result of one channel would broadcast).
@@ -21,7 +21,8 @@ from reparamkit.operators.joined import summed
 from reparamkit.operators.vector import plus
 from reparamkit.rule import Add, Call, Context, Lift, Rule, Sum, Through
 from reparamkit.rules.averaging import spatial_mean
-from reparamkit.rules.constants import shifting, times
+from reparamkit.rules.constants import shifting
+from reparamkit.rules.stacked import is_along, lift_stack, lift_unflatten, stack_of, sum_of
 
 RULE = "core/branch_sum"
 
@@ -98,30 +99,21 @@ def lift_stack_sum(call: Call, context: Context) -> Sum | Refusal:
 def lift_stack_mean(call: Call, context: Context) -> Through | Sum | Refusal:
     """``torch.stack(branches, d).mean(d)``; of anything else a mean over positions."""
     bound = call.bind("input", dim=None, keepdim=False, dtype=None)
-    if getattr(bound["input"], "stacked", None) is None and bound["dtype"] is None:
+    if stack_of(bound["input"]) is None and bound["dtype"] is None:
         return spatial_mean(bound["input"], bound["dim"], bound["keepdim"], context.rank)
     return _reduced(call, mean=True)
 
 
 def _reduced(call: Call, mean: bool) -> Sum | Refusal:
     bound = call.bind("input", dim=None, keepdim=False, dtype=None)
-    stack = getattr(bound["input"], "stacked", None)
-    dim = bound["dim"]
-    dim = dim[0] if isinstance(dim, (list, tuple)) and len(dim) == 1 else dim
-    if stack is None or dim != stack.dim or bound["keepdim"] or bound["dtype"] is not None:
+    stack = stack_of(bound["input"])
+    if stack is None or not is_along(stack, bound["dim"]) or bound["keepdim"] or bound["dtype"] is not None:
         return Refusal("RK331", "a reduction of a value that is not a stack of branches")
-    factor = 1.0 / len(stack.values) if mean else 1.0
-    return Sum(tuple((factor, value) for value in stack.values))
+    return sum_of(stack, 1.0 / len(stack.terms) if mean else 1.0)
 
 
 def _declared(function: Any, targets: tuple[Any, ...]) -> list[Lift]:
     return [Lift(RULE, target, function) for target in targets]
-
-
-def lift_neg(call: Call, context: Context) -> Through | Refusal:
-    """``-x``."""
-    value = call.bind("input")["input"]
-    return times(value, -1.0)
 
 
 rules: tuple[Rule, ...] = (
@@ -132,7 +124,8 @@ rules: tuple[Rule, ...] = (
     *_declared(lift_add, (operator.add, operator.iadd, torch.add, ".add", ".add_")),
     *_declared(lift_sub, (operator.sub, operator.isub, torch.sub, torch.subtract, ".sub", ".sub_", ".subtract")),
     *_declared(lift_rsub, (torch.rsub, ".rsub")),
-    *_declared(lift_neg, (operator.neg, torch.neg, torch.negative, ".neg", ".negative")),
+    Lift(RULE, torch.stack, lift_stack),
+    *_declared(lift_unflatten, (torch.unflatten, ".unflatten")),
     *_declared(lift_stack_sum, (torch.sum, ".sum")),
     *_declared(lift_stack_mean, (torch.mean, ".mean")),
 )

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Scale, Stencil
-from reparamkit.rule import Call, Compose, Context, Lift, Rule, Through
+from reparamkit.rule import Call, Compose, Context, Lift, Rule, Stack, Through
 from reparamkit.rules import scale, sequential
-from reparamkit.rules.sizes import channels_of, is_batch, is_channels, kept_from
+from reparamkit.rules.folded import folded, unfolded
+from reparamkit.rules.sizes import channels_of, is_batch, is_channels, kept_from, listed
+from reparamkit.rules.stacked import viewed
 from reparamkit.rules.straight import moved_pointwise, straight
 
 RULE = "core/layout"
@@ -115,7 +117,7 @@ def lift_flatten(call: Call, context: Context) -> Through | Refusal:
     if not call.is_input(bound["input"]):
         return Refusal("RK331", "a flatten of something else")
     made = flattened(context.rank, bound["start_dim"], bound["end_dim"], context.ones)
-    return made if isinstance(made, Refusal) else Through(bound["input"], made)
+    return made if isinstance(made, Refusal) else Through(bound["input"], folded(made, bound["input"], context.rank))
 
 
 def flattened(rank: int | None, start: Any, end: Any, ones: tuple[int, ...] = ()) -> Layout | Refusal:
@@ -191,25 +193,33 @@ def lift_transpose(call: Call, context: Context) -> Through | Refusal:
     return Through(bound["input"], _permuted(order))
 
 
-def lift_reshape(call: Call, context: Context) -> Through | Refusal:
+def lift_reshape(call: Call, context: Context) -> Through | Stack | Refusal:
     """`reshape`, `view`: the sizes up to the channels, or from them on, are those of the input."""
-    value, sizes = call.args[0], call.args[1:]
-    if len(sizes) == 1 and isinstance(sizes[0], (list, tuple)):
-        sizes = tuple(sizes[0])
+    value, sizes = call.args[0], listed(call.args[1:])
     if not sizes or call.kwargs or context.rank is None:
         return Refusal("RK331", "a reshape of an unknown number of axes")
+    apart = unfolded(value, sizes)
+    if apart is not None:
+        return Through(value, apart)
     moves = []
     if is_channels(sizes[-1], value, 0):
         moves.append((0, 0))
     behind = context.rank - 2
     if behind > 0 and len(sizes) > 1 and is_batch(sizes[0], value) and is_channels(sizes[1], value, behind):
         moves.append((behind, len(sizes) - 2))
-    return Through(value, Layout(tuple(moves))) if moves else Refusal("RK331", "a reshape of the channels")
+    if len(moves) == 1 and len(sizes) == 3 and is_batch(sizes[0], value):
+        moves.append((context.rank - 1, 2))
+    made = folded(Layout(tuple(moves)), value, context.rank) if len(sizes) == 3 else Layout(tuple(moves))
+    kept = Through(value, made) if moves else Refusal("RK331", "a reshape of the channels")
+    return viewed(value, sizes, kept, context)  # type: ignore[no-any-return]
 
 
 def lift_reshape_as(call: Call, context: Context) -> Through | Refusal:
     """`reshape_as`, `view_as` of something with the same channels: back to what it was."""
     value, other = call.args[:2]
+    apart = None if other.rank is None else unfolded(value, [(other, axis) for axis in range(other.rank)])
+    if apart is not None:
+        return Through(value, apart)
     behind = kept_from(other, value)
     if behind is None or context.rank is None or channels_of(value) is None:
         return Refusal("RK331", "a reshape to something else")

@@ -7,15 +7,15 @@ Conditions: the scale acts on the channel axis, with one entry or one a channel.
 is always exact, the shift only where the convolution reads no padding, pads by reflecting, replicating or
 wrapping, or pads with the shift itself (else the border would change). A shift before a transposed convolution
 is refused: positions see different numbers of taps.
+
+A scale whose shift may not go is not parted from it. ``conv(s x + t)`` is ``conv'(x + t / s)``, but `t / s` is no
+number where a channel was scaled to nothing, loses digits where it nearly was, and has to be a new parameter of a
+forward that is written anew, for one product an activation. `core/ones_channel` takes both, where a recipe asks for it.
 """
 
 from __future__ import annotations
 
-import operator
 from dataclasses import replace
-from typing import Any
-
-import torch
 
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil
@@ -23,8 +23,7 @@ from reparamkit.operators.conv import channelwise
 from reparamkit.operators.vector import Vector, is_zero, plus, through, vector
 from reparamkit.operators.vector import times as times_vector
 from reparamkit.operators.weight import column_scaled, scaled
-from reparamkit.rule import Call, Compose, Context, Lift, Rule, Through
-from reparamkit.rules.constants import times
+from reparamkit.rule import Compose, Rule
 from reparamkit.rules.sequential import compose_convs
 
 RULE = "core/scale"
@@ -108,46 +107,6 @@ def _before_stencil(outer: Stencil, inner: Scale) -> Conv | Stencil | Refusal:
     return before_conv(outer.bind(inner.channels), inner)
 
 
-def lift_mul(call: Call, context: Context) -> Through | Refusal:
-    """``x * constant``."""
-    bound = call.bind("input", "other")
-    if bound.get("out") is not None:
-        return Refusal("RK309", "writes to out=")
-    first, second = bound["input"], bound["other"]
-    if call.is_input(first) and call.is_input(second):
-        return Refusal("RK331", "a product of two values")
-    return times(first, second) if call.is_input(first) else times(second, first)
-
-
-def lift_div(call: Call, context: Context) -> Through | Refusal:
-    """``x / constant``."""
-    bound = call.bind("input", "other", rounding_mode=None)
-    divisor = bound["other"]
-    if not call.is_input(bound["input"]) or call.is_input(divisor) or bound["rounding_mode"]:
-        return Refusal("RK331", "a division by a value")
-    if isinstance(divisor, torch.Tensor) and divisor.is_floating_point():
-        return times(bound["input"], _keep_dtype(divisor))
-    if not isinstance(divisor, (int, float)) or divisor == 0:
-        return Refusal("RK331", f"a division by {divisor!r}")
-    return times(bound["input"], 1.0 / divisor)
-
-
-def _keep_dtype(divisor: Any) -> Any:
-    return 1.0 / divisor.detach().to(torch.float64)
-
-
-def lift_zeros(call: Call, context: Context) -> Through | Refusal:
-    """``zeros_like(x)`` is ``0 x``: where a sum of branches starts."""
-    bound = call.bind("input")
-    value = bound.pop("input")
-    if not call.is_input(value) or any(option is not None for option in bound.values()):
-        return Refusal("RK331", "zeros of another dtype, device or layout")
-    return times(value, 0.0)
-
-
-_MUL = (operator.mul, operator.imul, torch.mul, torch.multiply, ".mul", ".mul_", ".multiply")
-_DIV = (operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, ".div", ".div_")
-
 rules: tuple[Rule, ...] = (
     Compose(ALWAYS, Scale, Conv, after_conv),
     Compose(ALWAYS, Scale, ConvTranspose, after_conv),
@@ -156,7 +115,4 @@ rules: tuple[Rule, ...] = (
     Compose(ALWAYS, Scale, Scale, scale_of_scale),
     Compose(ALWAYS, Scale, Stencil, _after_stencil),
     Compose(ALWAYS, Stencil, Scale, _before_stencil),
-    *(Lift(RULE, target, lift_mul) for target in _MUL),
-    *(Lift(RULE, target, lift_div) for target in _DIV),
-    Lift(RULE, torch.zeros_like, lift_zeros),
 )

@@ -5,6 +5,8 @@ Formula: a map of each position by itself, ``P(x)[.., p] = W x[.., p] + b``, com
 1x1 convolution of the image (Liu et al., ConvNeXt, 2022, §2.6), a `Conv1d` of one tap between two ``transpose(1, 2)``
 is a linear layer of the tokens (Luo et al., RepAdapter, 2023), a batch norm between them scales the last axis (SLAB).
 
+Positions that `flatten` makes one axis and a view takes apart again are put back as well (`folded.py`).
+
 Conditions: the operator has one tap, stride 1 and no padding; every axis comes back to its place. All of it becomes one
 layer, so either its place is outside of the two permutations or the forward is written anew without them.
 """
@@ -31,7 +33,7 @@ def straight(op: Any, front: Layout, back: Layout) -> Conv | Scale | None:
 
 def moved_pointwise(op: Any, move: Callable[[int], int | None], layout: Layout) -> Conv | None:
     """A layer of one tap on the other side of `layout`; `None` where it is no such layer, or more than axes change."""
-    if not isinstance(op, Conv) or not pointwise(op) or layout.rank is None:
+    if not isinstance(op, Conv) or not pointwise(op) or not layout.rearranges:
         return None
     nd = move(op.nd)
     return None if nd is None else _of(op, nd)

@@ -2,7 +2,7 @@
 
 forward                                         start here: a forward runs on a recording twin of its module
 tracer, twin, parameters, sized, statements     what is recorded, and with what it is called
-borders, strips, shuffles, unread               several steps that are one: padding, a channel shuffle
+borders, strips, shuffles, unstacked, unread    several steps that are one: padding, a shuffle, an entry of a stack
 symbols, bytecode, forks, ambient               what its code may ask, and every answer it may get
 watch, held, userstate, lasting                 what it holds beside its modules, may change, leaves behind
 calls, reuse                                    other calls than the plain one; modules that are alike

@@ -35,6 +35,7 @@ from reparamkit.trace.shuffles import write_shuffles
 from reparamkit.trace.statements import write_statements
 from reparamkit.trace.tracer import TwinTracer
 from reparamkit.trace.twin import Missing, proxies_in, state_of
+from reparamkit.trace.unstacked import write_unstacked
 from reparamkit.trace.watch import Untraceable, Watch
 
 if TYPE_CHECKING:
@@ -248,6 +249,7 @@ def _made(tracer: TwinTracer, twin: nn.Module, watch: Watch) -> Traced:
     constants = {name: tensor.detach().as_subclass(Tensor) for name, tensor in tracer.constants.items()}
     used = {str(n.target) for n in tracer.graph.nodes if n.op == "get_attr"}
     write_statements(tracer.graph)
+    write_unstacked(tracer.graph, tracer.changes, stored)
     write_borders(tracer.graph, constants, seen.named)
     write_shuffles(tracer.graph)
     watch.look_at(tracer.constants.values())

@@ -24,6 +24,8 @@ from reparamkit.trace.userstate import Held
 
 # Functions of these packages handle proxies themselves or never see one.
 _OTHERS = frozenset({"torch", "reparamkit", *sys.stdlib_module_names, "numpy"})
+# Functions that are steps of a graph themselves; what they do inside depends on what they are given.
+_WHOLE = frozenset({("einops.einops", "rearrange")})
 _ORIGIN = ("__name__", "__package__", "__spec__", "__loader__", "__file__")  # what an import statement reads
 
 
@@ -215,6 +217,8 @@ class Symbols:
         return getattr(Chance(self.tracer.stopped), value.__name__)
 
     def _function(self, value: Any) -> Any:
+        if (value.__module__, value.__qualname__) in _WHOLE:
+            return _recorded(value)
         if str(value.__module__).partition(".")[0] in _OTHERS:
             return self._drawn(value) if seeds(value) else value
         known = self._copies.get(id(value))

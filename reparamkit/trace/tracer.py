@@ -12,9 +12,11 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Proxy, Scope, TracerBase
 
 from reparamkit.lift.facts import Returned, makes_tensor, parts_of, surely_tensor
+from reparamkit.lift.inplace import may_mutate
 from reparamkit.trace.ambient import ambient
 from reparamkit.trace.forks import Forks, TooManyWays
 from reparamkit.trace.held import exchanged, held_modules, own_places
+from reparamkit.trace.makers import Makers
 from reparamkit.trace.reuse import Absent, Log
 from reparamkit.trace.twin import (
     FILLABLE,
@@ -64,6 +66,7 @@ class TwinTracer(TracerBase):
         self.constants: dict[str, Tensor] = {}
         self.seen = Seen(sized=log.sized)
         self.log, self.forks, self.carried = log, forks, carried or {}
+        self.makers = Makers(module, log)
         log.symbols.tracer = self
         self.broken = ""
         self.ran: set[str] = set()
@@ -76,6 +79,7 @@ class TwinTracer(TracerBase):
     def release(self) -> None:
         """Let go of the twins: they and their tracer point at each other, and at the tensors of the module."""
         self.log.symbols.tracer = None
+        self.__dict__.pop("makers")
         self.twins.clear()
         self.__dict__.pop("module")
 
@@ -105,8 +109,11 @@ class TwinTracer(TracerBase):
         called = self._called(obj.node)
         if called is not None:
             return self._returned(called).parts
-        if count is None or exact:
+        if exact and count is not None:
             return count
+        known = self.makers.parts(obj.node)
+        if count is None or known is not None:
+            return known
         return count - self.ask(f"parts of {_question(obj.node)}", count)
 
     def iter(self, obj: Any) -> Iterator[Proxy]:
@@ -138,6 +145,12 @@ class TwinTracer(TracerBase):
 
     def _called(self, node: fx.Node) -> nn.Module | None:
         return self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def changes(self, call: fx.Node) -> bool:
+        """Whether a call of a child may change its input in place; as `_returned`, no other module is alike."""
+        self.log.comparable = False
+        called = self._called(call)
+        return called is not None and may_mutate(called)
 
     def _returns_tensor(self, call: fx.Node) -> bool:
         called = self._called(call)

@@ -8,7 +8,7 @@ from torch import fx
 
 from reparamkit.lift.facts import name_of
 
-_MADE = frozenset("expand broadcast_to repeat to type_as new_zeros new_ones zeros ones floordiv".split())
+_MADE = frozenset("expand broadcast_to repeat to type_as new_zeros new_ones zeros ones floordiv stack unbind".split())
 
 
 def erase_unread(graph: fx.Graph) -> None:
