@@ -101,7 +101,7 @@ def _out(m: Any, x: Tensor) -> Any:
 REFUSED = {
     **{run: ["a"] for run in (_iadd, _iadd_view, _setitem)},
     _iadd_input: ["x", "iadd"],
-    _mul_shared: ["a", "mul_"],
+    _mul_shared: ["a"],
     _relu_after: ["mul"],
     _identity_alias: ["dropout"],
     _zero_after: ["x"],
