@@ -70,3 +70,16 @@ def test_layers_in_front_of_a_forward_that_cannot_be_written_merge_by_themselves
     converted, report = convert(Fn(lambda m, x: m.pairs(m.front(x)).first, front=front, pairs=Pairs()))
     assert "RK604" in codes(report)
     assert counts(converted) == (1, 0)
+
+
+def test_a_value_that_is_added_twice_beside_its_layer() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = x.tanh()
+        far = m.far(y.sigmoid())
+        far.add_(y)
+        return y + far + m.near(y)  # type: ignore[no-any-return]
+
+    layers = {"far": nn.Conv2d(4, 4, 3, padding=1), "near": nn.Conv2d(4, 4, 3, padding=1)}
+    converted, report = settled(Fn(run, **layers))
+    assert [merged.before for merged in report.merged] == ["Conv2d 3x3 + 2 add"]
+    assert counts(converted) == (2, 0)
