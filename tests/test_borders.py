@@ -240,7 +240,12 @@ def _unpacked(m: Any, high: Any, wide: Any) -> Any:
     return _bias(m).expand(-1, -1, high, 1)
 
 
-@pytest.mark.parametrize("how", STRIPS)
+_TAKES_NO_SYMBOL = pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="broadcast_to of torch 2.6")
+
+
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=_TAKES_NO_SYMBOL if how == "function" else ()) for how in STRIPS]
+)
 def test_strips_of_sizes_of_the_input(how: str) -> None:
     deploy, _ = convert(JoinedStrips(STRIPS[how]), (1, 4, 7, 7), (1, 4, 8, 5))
     assert counts(deploy) == (1, 0)

@@ -57,16 +57,13 @@ class Choice:
 def opens_more(edits: Iterable[Edit], flow: Flow, homeless: Iterable[Candidate]) -> bool:
     """Whether more may merge in a flow once these edits are made.
 
-    A forward written anew has a module where there were several steps, and modules can be exchanged where steps
-    cannot; and it goes one way only, where it went several.
+    A part of a region that no edit can express leaves less of it: modules can be exchanged where steps cannot, and what
+    was in the way may be gone. A forward that went several ways may go one way only, or fail in fewer of them.
 
     Args:
         edits: what is made.
         flow: where.
         homeless: regions that no edit of the model as it is can express.
     """
-    written = [edit for edit in edits if isinstance(edit, Rewrite)]
-    if flow.several and any(edit.path == flow.path for edit in written):
-        return True
-    parts = [set(edit.candidate.values) for edit in written]
-    return any(part < set(whole.values) for whole in homeless for part in parts)
+    parts = [set(edit.candidate.values) for edit in edits]
+    return bool(parts and flow.several) or any(part < set(whole.values) for whole in homeless for part in parts)

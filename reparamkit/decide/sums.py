@@ -55,17 +55,18 @@ class SumFinder:
         return Regrouping(node, several, rest) if apart else None
 
     def _group(self, first: Addend, others: list[Addend], frame: Frame) -> tuple[Addend, ...]:
-        """`first` and the addends it merges with."""
+        """`first` and the addends it merges with; twice a value is no layer, but beside one it may go into it."""
         group = [first]
-        for other in others:
-            if self._merge([frame.values[part.node] for part in (*group, other)]):
+        for other in (*others, *others):
+            if other not in group and self._merge([frame.values[part.node] for part in (*group, other)]):
                 group.append(other)
         return tuple(group)
 
     def _merge(self, values: list[Value]) -> bool:
         """Whether the sum of `values`, which nobody else reads, is one operator and worth having."""
         source = nearest_common(values)
-        if source is None or len(set(values)) < len(values):
+        layers = [v for v in values if v is not source]
+        if source is None or len(set(layers)) < len(layers):
             return False
         if any(v.unstable is not None or v.escapes or (v is not source and len(v.readers) > 1) for v in values):
             return False

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import fx
 
+from reparamkit.edits.imports import imports_of, named_tuples
 from reparamkit.errors import CODES, Refusal
 from reparamkit.paths import joined
 from reparamkit.trace.parameters import extras_read
@@ -102,7 +100,7 @@ def _written(frame: Frame, graph: fx.Graph, used_before: set[str]) -> Emitted | 
     gone = _read_names(frame) | used_before
     removed = _whole_holders(frame, {n for n in gone if not _still(n, used_after)})
     code = graph.python_code("self")
-    imports = _imports({**_named_tuples(graph), **code.globals})
+    imports = imports_of({**named_tuples(graph.nodes), **code.globals})
     if isinstance(imports, Refusal):
         return imports
     return Emitted(_guarded(code.src, frame), imports, removed)
@@ -209,47 +207,6 @@ def _whole_holders(frame: Frame, names: set[str]) -> tuple[str, ...]:
 
 def _still(name: str, used: set[str]) -> bool:
     return any(u == name or u.startswith(f"{name}.") or name.startswith(f"{u}.") for u in used)
-
-
-def _named_tuples(graph: fx.Graph) -> dict[str, Any]:
-    """The classes of named tuples: torch 2.6 writes their names into the code and does not tell."""
-    found: dict[str, Any] = {}
-    left: list[Any] = [node.args for node in graph.nodes]
-    while left:
-        item = left.pop()
-        if isinstance(item, tuple) and hasattr(item, "_fields"):
-            known = found.setdefault(type(item).__name__, type(item))
-            found[type(item).__name__] = known if known is type(item) else object()  # two of one name: neither
-        if isinstance(item, (tuple, list, dict)):
-            left += item.values() if isinstance(item, dict) else item
-    return found
-
-
-def _imports(globals_: dict[str, Any]) -> dict[str, tuple[str, str]] | Refusal:
-    found = {}
-    for name, value in globals_.items():
-        if isinstance(value, types.ModuleType):
-            found[name] = (value.__name__, "")
-        elif isinstance(value, float):  # inf and nan
-            found[name] = ("math", name)
-        elif value is type(None):
-            found[name] = ("types", "NoneType")
-        elif value is torch.device:
-            found[name] = ("torch", "device")
-        else:
-            module, attribute = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-            if not module or not attribute or _found(module, attribute) is not value:
-                return Refusal("RK604", f"{name} is a global of the forward that cannot be imported")
-            found[name] = (module, attribute)
-    return found
-
-
-def _found(module: str, path: str) -> Any:
-    """What an import would find there, as far as it is loaded: code that was run as text has no module to import."""
-    found: Any = sys.modules.get(module)
-    for name in path.split("."):
-        found = getattr(found, name, None)
-    return found
 
 
 def _guarded(source: str, frame: Frame) -> str:

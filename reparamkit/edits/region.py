@@ -22,11 +22,14 @@ def region(source: Value, target: Value) -> tuple[Value, ...] | Refusal:
             return Refusal("RK318", f"{value.where} is not an operator of {source.where}", target.where)
         found.add(value)
         stack.extend(v for v in value.inputs if not v.meta)
-    for value in found - {target}:
+    between = tuple(sorted(found, key=lambda v: v.index))
+    for value in between:
+        if value is target:
+            continue
         if value.unstable is not None:
             return value.unstable
         outside = [u for u in value.readers if u not in found]
         if outside or value.escapes:
             reader = outside[0].where if outside else "the caller"
             return Refusal("RK305", f"{value.where} is also read by {reader}", target.where)
-    return tuple(sorted(found, key=lambda v: v.index))
+    return between

@@ -9,6 +9,7 @@ from torch import nn
 
 from reparamkit.edits.edit import Rewrite
 from reparamkit.edits.ends import around, backs, fronts, lies_inside, only_around, outermost
+from reparamkit.edits.imports import not_importable
 from reparamkit.errors import Refusal
 from reparamkit.lift.constant import read_by, readers
 from reparamkit.paths import below, holders, joined, within
@@ -33,6 +34,7 @@ def rewrite_for(candidate: Candidate, flow: Flow, survey: Survey, gone: frozense
         return Refusal("RK304", f"no single forward sees both ends of the region from {where}", candidate.target.where)
     frame = found.frame
     refusal = unwritable(frame) or frozen(frame, gone.union(candidate.values)) or _lost(frame, candidate)
+    refusal = refusal or not_importable(frame, candidate.values)
     refusal = refusal or _read_elsewhere(frame, candidate, flow, survey) or _named_again(frame, candidate, survey)
     return found if refusal is None else refusal
 

@@ -67,9 +67,13 @@ def sized(tensor: Tensor) -> Tensor:
 
 
 def created(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``torch.zeros(n, c)`` as ``torch.zeros((n, c))``, which takes traced sizes."""
+    """``torch.zeros(n, c)`` as ``torch.zeros((n, c))``: recorded here, as torch 2.6 takes no traced size in a tuple."""
 
     def run(*sizes: Any, **options: Any) -> Any:
-        return function(*sizes, **options) if len(sizes) < 2 else function(sizes, **options)
+        held = unknown(sizes)
+        if held is None:
+            return function(*sizes, **options)
+        whole = sizes if len(sizes) > 1 else sizes[0]
+        return held.tracer.create_proxy("call_function", function, (whole,), options)
 
     return run

@@ -39,11 +39,20 @@ class ReadsWeight(nn.Module):
 
 
 @hazard("C23", "another forward reads a parameter of the layer", "refused: it keeps its numbers", "RK301")
-@pytest.mark.parametrize(("child", "path"), [(lambda: seq(same(), bn()), "0.weight"), (Block, "dense.0.weight")])
-def test_c23_parameters_another_forward_reads_are_kept(child: Any, path: str) -> None:
-    _, report = convert(seq(ReadsWeight(child(), path), same()))
-    if child is Block:
-        assert set(places(report, "RK301")) == {"0.child.dense.0"}
+def test_c23_parameters_another_forward_reads_are_kept() -> None:
+    model = seq(ReadsWeight(Block(), "dense.0.weight"), nn.ReLU())
+    converted, report = convert(model)
+    assert places(report, "RK301") == ["0.child.dense.0"]
+    assert torch.equal(converted[0].child.dense[0].weight, model[0].child.dense[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("child", "path", "convs"), [(lambda: seq(same(), bn()), "0.weight", 1), (Block, "dense.0.weight", 2)]
+)
+def test_c23_where_all_that_reads_the_parameter_merges_nothing_keeps_it(child: Any, path: str, convs: int) -> None:
+    converted, report = convert(seq(ReadsWeight(child(), path), same(1) if convs == 2 else nn.ReLU()))
+    assert counts(converted) == (convs, 0)
+    assert not report.refused
 
 
 @hazard("C24", "an instance has a forward of its own", "it counts, not the one of the class", "RK604")

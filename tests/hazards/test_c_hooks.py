@@ -88,13 +88,14 @@ def test_c10_global_hooks_do_not_fire_and_are_warned_of(call: Any) -> None:
     call(model)  # without them, no warning
 
 
-@hazard("C13", "weights are parametrized", "the parametrized layer is left or its weight is materialised", "RK308")
+@hazard("C13", "weights are parametrized", "merged with the weight as it is; the parametrization goes with it")
 def test_c13_parametrized_weights() -> None:
     for wrap in (nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm):
         model = seq(wrap(same()), bn())
         converted, report = convert(model)
-        assert report.merged or codes(report) & {"RK308", "RK503"}
-        assert report.merged == () or counts(converted) == (1, 0)
+        assert [merged.path for merged in report.merged] == ["0"]
+        assert counts(converted) == (1, 0)
+        assert not nn.utils.parametrize.is_parametrized(converted[0])
 
 
 @hazard("C14", "legacy weight_norm, spectral_norm, pruning", "refused", "RK308")
@@ -119,7 +120,8 @@ def test_c14_legacy_weights_computed_by_hooks(kind: str) -> None:
     converted, report = reparamkit.apply(model, inplace=False, return_report=True)
     assert all(torch.equal(a, dict(model.named_parameters())[n]) for n, a in before)
     assert_same(model, converted)
-    assert report.merged or "RK308" in codes(report) or "RK306" in codes(report)
+    assert not report.merged
+    assert places(report, "RK308") == ["0"], codes(report)
 
 
 class Stores(nn.Module):

@@ -71,12 +71,13 @@ def _provoked(folder: Path) -> Iterator[tuple[str, str]]:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
                 reached = [node.name, *(used & helpers.keys())]
-                tables = {c for n in tree.body if isinstance(n, ast.Assign) and _name(n) in used for c in _codes(n)}
+                tables = {code for table in tree.body if _name(table) in used for code in _codes(table)}
                 yield from ((node.name, code) for name in reached for code in helpers[name] | tables)
 
 
-def _name(assignment: ast.Assign) -> str:
-    target = assignment.targets[0]
+def _name(statement: ast.stmt) -> str:
+    """What an assignment assigns to."""
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
     return target.id if isinstance(target, ast.Name) else ""
 
 

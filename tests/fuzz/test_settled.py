@@ -1,0 +1,85 @@
+"""Models of which a second conversion once merged more: what the first made had opened the way."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any
+
+from torch import Tensor, nn
+
+from tests.fuzz.test_findings import settled
+from tests.helpers import Fn, codes, convert, counts
+
+
+def test_a_norm_with_two_names_goes_into_its_layer_and_the_layer_into_the_sum() -> None:
+    norm = nn.BatchNorm2d(4)
+    layers = {"norm": norm, "again": norm, "conv": nn.Conv2d(4, 4, 1), "other": nn.BatchNorm2d(4)}
+    converted, report = settled(Fn(lambda m, x: m.norm(m.conv(x)) + m.other(x), **layers))
+    assert len(report.merged) == 2
+    assert counts(converted) == (1, 0)
+
+
+class Sometimes(nn.Module):
+    """A BatchNorm2d refuses three axes, so one way never came to what is behind it, until that norm was merged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.only, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.inner = nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x = x * x
+        if y.dim() > 3:
+            y = self.only(y)
+        y = self.last(self.inner(y))
+        x.mul_(0.5)
+        return y
+
+
+def test_a_way_that_failed_in_a_norm_that_is_gone() -> None:
+    converted, _ = settled(Sometimes())
+    assert counts(converted)[1] == 0
+
+
+def test_layers_whose_shape_is_asked_for_in_between() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = x * x
+        y += y
+        between = m.wide(y)
+        return m.point(between) * between.shape[1]  # type: ignore[no-any-return]
+
+    point = nn.Conv2d(6, 6, 1)
+    converted, _ = settled(Fn(run, wide=nn.Conv2d(4, 6, 3, padding=2, bias=False), point=point))
+    assert counts(converted) == (1, 0)
+
+
+def test_layers_in_front_of_a_forward_that_cannot_be_written_merge_by_themselves() -> None:
+    namespace: dict[str, Any] = {"__name__": "never_registered", "namedtuple": namedtuple}
+    exec("Two = namedtuple('Two', 'first second')", namespace)
+
+    class Pairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Any:
+            y = self.conv(x) / 2
+            return namespace["Two"](y, y)
+
+    front = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    converted, report = convert(Fn(lambda m, x: m.pairs(m.front(x)).first, front=front, pairs=Pairs()))
+    assert "RK604" in codes(report)
+    assert counts(converted) == (1, 0)
+
+
+def test_a_value_that_is_added_twice_beside_its_layer() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = x.tanh()
+        far = m.far(y.sigmoid())
+        far.add_(y)
+        return y + far + m.near(y)  # type: ignore[no-any-return]
+
+    layers = {"far": nn.Conv2d(4, 4, 3, padding=1), "near": nn.Conv2d(4, 4, 3, padding=1)}
+    converted, report = settled(Fn(run, **layers))
+    assert [merged.before for merged in report.merged] == ["Conv2d 3x3 + 2 add"]
+    assert counts(converted) == (2, 0)
