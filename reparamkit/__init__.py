@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reparamkit.block import Block
     from reparamkit.branch import BranchOp
     from reparamkit.checkpoint import convert_state_dict, load, load_weights, save, upstream_state_dict
-    from reparamkit.decide.chooser.policy import Policy, measured
+    from reparamkit.decide.policy import Policy, measured
     from reparamkit.errors import (
         CheckpointError,
         ExportError,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from reparamkit.decide.chooser.cost import Cost
+    from reparamkit.decide.cost import Cost
     from reparamkit.errors import Refusal
     from reparamkit.merge import Term
     from reparamkit.operators import Picked, Scale

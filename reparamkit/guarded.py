@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reparamkit.branch import BranchOp
-from reparamkit.decide.chooser.policy import Policy
+from reparamkit.decide.policy import Policy
 from reparamkit.errors import PluginError, Refusal, ReparamError
 from reparamkit.rule import Add, Align, Compose, Concat, Lower, Rule
 from reparamkit.sound import Channels, Unsound, channels, settled

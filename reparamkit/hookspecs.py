@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from reparamkit.branch import BranchOp
-    from reparamkit.decide.chooser.policy import Policy
+    from reparamkit.decide.policy import Policy
     from reparamkit.rule import Rule
 
 hookspec = pluggy.HookspecMarker("reparamkit")

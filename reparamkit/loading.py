@@ -22,7 +22,7 @@ import pluggy
 
 from reparamkit import core, hookspecs
 from reparamkit.branch import BranchOp
-from reparamkit.decide.chooser.policy import POLICIES, Policy
+from reparamkit.decide.policy import POLICIES, Policy
 from reparamkit.errors import PluginError
 from reparamkit.guarded import guarded, guarded_branch, guarded_policy
 from reparamkit.registry import LoadFailure, Registry

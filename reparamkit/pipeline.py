@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from reparamkit.check import checked_example, checked_model, expectations
-from reparamkit.decide.chooser.policy import Policy
+from reparamkit.decide.policy import Policy
 from reparamkit.edits.splice import Journal, Steps, copied, splice
 from reparamkit.edits.steps import steps_of
 from reparamkit.errors import ModelError, RecipeError

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from reparamkit.decide.chooser.choice import Choice, opens_more
-from reparamkit.decide.chooser.chooser import Candidate, Chooser
-from reparamkit.decide.chooser.policy import Policy
-from reparamkit.decide.chooser.reorder import Finder, Reorderer
-from reparamkit.decide.chooser.scales import scales_to_move
-from reparamkit.decide.chooser.spread import with_spread_norms
-from reparamkit.decide.chooser.sums import SumFinder
+from reparamkit.decide.choice import Choice, opens_more
+from reparamkit.decide.chooser import Candidate, Chooser
+from reparamkit.decide.policy import Policy
+from reparamkit.decide.reorder import Finder, Reorderer
+from reparamkit.decide.scales import scales_to_move
+from reparamkit.decide.spread import with_spread_norms
+from reparamkit.decide.sums import SumFinder
 from reparamkit.edits.edit import Edit
 from reparamkit.edits.emit import Emitted
 from reparamkit.edits.host import host

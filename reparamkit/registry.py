@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from reparamkit.branch import BranchOp
-from reparamkit.decide.chooser.policy import Policy
+from reparamkit.decide.policy import Policy
 from reparamkit.errors import PluginError
 from reparamkit.rule import Lift, Rule, RuleSet, Transform
 

@@ -18,7 +18,7 @@ from reparamkit.planned import Planned
 from reparamkit.survey import Survey, survey
 
 if TYPE_CHECKING:
-    from reparamkit.decide.chooser.policy import Policy
+    from reparamkit.decide.policy import Policy
     from reparamkit.errors import Refusal
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from reparamkit.decide.chooser.spread import without_halves
+from reparamkit.decide.spread import without_halves
 from reparamkit.edits.edit import Rewrite
 from reparamkit.edits.splice import Journal, splice
 from reparamkit.edits.steps import steps_of
@@ -20,8 +20,8 @@ from reparamkit.keymap import followed, key_map, keys_of
 from reparamkit.plan import Plan, make_plan
 from reparamkit.planned import Planned
 from reparamkit.progress import watched
-from reparamkit.prove.merge.merge import Proven, prove
-from reparamkit.prove.merge.samples import Samples
+from reparamkit.prove.merge import Proven, prove
+from reparamkit.prove.samples import Samples
 from reparamkit.survey import survey
 from reparamkit.survey.observe import observe_ranks
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
     from reparamkit.block import Block
-    from reparamkit.decide.chooser.cost import Cost
+    from reparamkit.decide.cost import Cost
     from reparamkit.errors import Refusal
     from reparamkit.merge import Like
     from reparamkit.operators import Operator, Picked, Scale

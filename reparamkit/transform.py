@@ -22,7 +22,7 @@ from reparamkit.keymap import Move, keys_of
 from reparamkit.lift.lifter import Lifter
 from reparamkit.merge import Algebra
 from reparamkit.paths import below, joined, module_at, within
-from reparamkit.prove.merge.block import prove_block
+from reparamkit.prove.block import prove_block
 from reparamkit.ranges import Ranges
 from reparamkit.report.merged import Merged
 from reparamkit.rule import Rewritten, Transform

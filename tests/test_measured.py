@@ -265,4 +265,4 @@ def test_a_checkpoint_whose_timings_are_none(text: str) -> None:
     from reparamkit.checkpoint.provenance import timed_in
 
     with pytest.raises(reparamkit.CheckpointError, match=r"RK910.*timings"):
-        timed_in({"reparamkit.timing.timed": text})
+        timed_in({"reparamkit.timed": text})

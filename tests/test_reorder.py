@@ -219,7 +219,7 @@ def test_a_rule_that_is_wrong_about_the_sign_is_found_out(affine: Any, monkeypat
         moved = scale is not None and "mul" in str(value.node.target) and not value.parts
         return moved and value.source.term is None and homogeneous.is_homogeneous(value.source)
 
-    monkeypatch.setattr("reparamkit.decide.chooser.scales.may_move", any_sign)
+    monkeypatch.setattr("reparamkit.decide.scales.may_move", any_sign)
     with pytest.raises(reparamkit.VerificationError, match=r"RK901.*core/homogeneous"):
         reparamkit.apply(model)
 

@@ -26,7 +26,7 @@ from reparamkit.pipeline import RecipeLike, apply
 from reparamkit.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from reparamkit.decide.chooser.policy import Policy
+    from reparamkit.decide.policy import Policy
     from reparamkit.pipeline import Plugins
     from reparamkit.recipe import Recipe
 

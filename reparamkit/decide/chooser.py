@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from reparamkit.decide.chooser.chooser.chooser.cost import Cost, cost_of
-from reparamkit.decide.chooser.chooser.chooser.outline import outline
+from reparamkit.decide.cost import Cost, cost_of
+from reparamkit.decide.outline import outline
 from reparamkit.edits.region import region
 from reparamkit.errors import Refusal
 from reparamkit.lift.chain import path_term
@@ -25,8 +25,8 @@ from reparamkit.rules import conv_bn
 from reparamkit.rules.sizes import channels_of
 
 if TYPE_CHECKING:
-    from reparamkit.decide.chooser.chooser.chooser.outline import Outline
-    from reparamkit.decide.chooser.chooser.chooser.policy import Policy
+    from reparamkit.decide.outline import Outline
+    from reparamkit.decide.policy import Policy
     from reparamkit.flow import Flow, Value
     from reparamkit.merge import Algebra
     from reparamkit.operators import Operator

@@ -14,7 +14,7 @@ from reparamkit.operators import Conv, Scale
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reparamkit.decide.chooser.cost import Cost
+    from reparamkit.decide.cost import Cost
     from reparamkit.flow import Value
 
 _MOST = 96  # values; longer stretches do not come twice

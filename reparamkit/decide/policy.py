@@ -10,7 +10,7 @@ from reparamkit.errors import ModelError
 from reparamkit.timing.timed import Timing
 
 if TYPE_CHECKING:
-    from reparamkit.decide.chooser.cost import Cost
+    from reparamkit.decide.cost import Cost
     from reparamkit.timing.stopwatch import Stopwatch
 
 

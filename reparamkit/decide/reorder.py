@@ -16,7 +16,7 @@ from reparamkit.trace.reorder import Reordering, reordered
 if TYPE_CHECKING:
     from torch import fx
 
-    from reparamkit.decide.chooser.choice import Choice
+    from reparamkit.decide.choice import Choice
     from reparamkit.flow import Flow, Frame, Value
     from reparamkit.trace.forward import Traced
 

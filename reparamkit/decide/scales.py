@@ -11,7 +11,7 @@ from reparamkit.rules.homogeneous import may_move
 from reparamkit.trace.scales import MovedScale, Written, can_be_written
 
 if TYPE_CHECKING:
-    from reparamkit.decide.chooser.choice import Choice
+    from reparamkit.decide.choice import Choice
     from reparamkit.flow import Flow, Frame, Value
 
 

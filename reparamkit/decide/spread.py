@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from reparamkit.decide.chooser.chooser import together, too_dear
-from reparamkit.decide.chooser.shares import Spread, shared_out
+from reparamkit.decide.chooser import together, too_dear
+from reparamkit.decide.shares import Spread, shared_out
 from reparamkit.edits.edit import Rewrite
 from reparamkit.errors import Refusal
 from reparamkit.rules.spread import may_spread
@@ -18,8 +18,8 @@ from reparamkit.rules.spread import may_spread
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
-    from reparamkit.decide.chooser.choice import Choice
-    from reparamkit.decide.chooser.policy import Policy
+    from reparamkit.decide.choice import Choice
+    from reparamkit.decide.policy import Policy
     from reparamkit.flow import Flow, Value
     from reparamkit.planned import Planned
 

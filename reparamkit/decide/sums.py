@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reparamkit.decide.chooser.chooser import too_dear
-from reparamkit.decide.chooser.cost import Cost, cost_of
+from reparamkit.decide.chooser import too_dear
+from reparamkit.decide.cost import Cost, cost_of
 from reparamkit.errors import Refusal
 from reparamkit.lift.chain import nearest_common, path_term
 from reparamkit.lower import realizable
@@ -17,8 +17,8 @@ from reparamkit.trace.sums import Addend, Regrouping, addends, sign_of
 if TYPE_CHECKING:
     from torch import fx
 
-    from reparamkit.decide.chooser.choice import Choice
-    from reparamkit.decide.chooser.policy import Policy
+    from reparamkit.decide.choice import Choice
+    from reparamkit.decide.policy import Policy
     from reparamkit.flow import Flow, Frame, Value
     from reparamkit.merge import Algebra
 

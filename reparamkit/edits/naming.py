@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from reparamkit.decide.chooser.spread import without_halves
+from reparamkit.decide.spread import without_halves
 from reparamkit.edits.edit import Rewrite
 from reparamkit.edits.emit import Emitted, Merge, acting, emit, removed_by
 from reparamkit.edits.splice import is_free, new_name

@@ -17,7 +17,7 @@ from reparamkit.lower import neutral
 from reparamkit.paths import below, holders
 from reparamkit.plan import Plan
 from reparamkit.planned import Planned
-from reparamkit.prove.merge.merge import Proven
+from reparamkit.prove.merge import Proven
 from reparamkit.rules.conv import geometry_of
 from reparamkit.standin import settled
 

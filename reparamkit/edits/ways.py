@@ -10,7 +10,7 @@ from reparamkit.errors import Refusal
 from reparamkit.paths import below
 
 if TYPE_CHECKING:
-    from reparamkit.decide.chooser.chooser import Candidate
+    from reparamkit.decide.chooser import Candidate
     from reparamkit.flow import Flow, Value
 
 

@@ -74,7 +74,7 @@ class CallLifter:
         inputs = inputs_of(frame, node)
         value = new_value(flow, frame.path, node, inputs)
         about = self._about(node)
-        target, lift, value.mutates = about.target, about.lift, about.mutates
+        lift, value.mutates = about.lift, about.mutates
         if about.may_be_constant:
             value.constant = constant_of(node, frame)
         if about.may_cut:

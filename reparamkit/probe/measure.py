@@ -7,7 +7,7 @@ from math import prod
 
 from torch import nn
 
-from reparamkit.decide.chooser.cost import Cost
+from reparamkit.decide.cost import Cost
 from reparamkit.operators import Conv
 from reparamkit.probe.blackbox import BlackBox, Unmeasurable
 from reparamkit.probe.geometry import Geometry, geometry_of, zeros

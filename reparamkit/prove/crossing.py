@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reparamkit.prove.merge.reference import run_value
+from reparamkit.prove.reference import run_value
 from reparamkit.rules import homogeneous
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from reparamkit.edits.ends import in_front
 from reparamkit.errors import Refusal, VerificationError
 from reparamkit.lower import lower, numbers
 from reparamkit.operators import Conv, ConvTranspose, Layout
-from reparamkit.prove.merge.crossing import crossing_error
-from reparamkit.prove.merge.reference import ConvRun, LinearRun, remember, run_module, run_value, summed_up
-from reparamkit.prove.merge.samples import Samples
+from reparamkit.prove.crossing import crossing_error
+from reparamkit.prove.reference import ConvRun, LinearRun, remember, run_module, run_value, summed_up
+from reparamkit.prove.samples import Samples
 
 if TYPE_CHECKING:
     from reparamkit.edits.edit import Edit

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from reparamkit.errors import Refusal
     from reparamkit.flow import Value
     from reparamkit.planned import Planned
-    from reparamkit.prove.merge.merge import Proven
+    from reparamkit.prove.merge import Proven
     from reparamkit.recipe import Recipe
     from reparamkit.verify import Comparison
 

@@ -22,7 +22,7 @@ from reparamkit.rule import Call, Context, Lift, Rule, Through
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from reparamkit.decide.chooser.cost import Cost
+    from reparamkit.decide.cost import Cost
     from reparamkit.operators import Conv
 
 RULE = "core/probe"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import reparamkit
 from reparamkit.branch import BranchOp
-from reparamkit.decide.chooser.policy import Policy
+from reparamkit.decide.policy import Policy
 from reparamkit.errors import PluginError, ReparamError
 from reparamkit.operators import Scale
 from reparamkit.rule import Lift, Transform

@@ -41,7 +41,7 @@ def test_a16_what_goes_is_not_copied() -> None:
     plain = randomize(seq(Block(), same(), bn(), nn.ReLU(), same())).double()
     from reparamkit.edits.splice import copied
     from reparamkit.edits.steps import steps_of
-    from reparamkit.prove.merge.merge import Proven
+    from reparamkit.prove.merge import Proven
 
     plan = reparamkit.plan(plain)
     copied(model, steps_of(plan, {p: Proven(nn.Conv2d(C, C, 3, padding=1), None) for p in plan.edits}))
