@@ -68,9 +68,17 @@ class Journal:
         self._undo.append(undo)
 
     def rollback(self) -> None:
-        """Undo every step, the last one first."""
-        for undo in reversed(self._undo):
-            undo()
+        """Undo every step, the last one first; who interrupts that is told when it is done."""
+        interrupt = None
+        while self._undo:
+            try:
+                while self._undo:
+                    self._undo[-1]()  # a step that was undone in part can be undone again
+                    self._undo.pop()
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
 
 def copied(model: nn.Module, steps: Steps) -> nn.Module:
