@@ -26,6 +26,7 @@ _PURE = frozenset(
     "rsqrt sigmoid softplus tanh softmax pow".split()
 )
 
+_MADE = frozenset({"eye", "full", "ones", "zeros"})
 _KNOWN = _CASTS | _PURE
 
 
@@ -37,6 +38,8 @@ def constant_of(node: fx.Node, frame: Frame) -> Tensor | None:
         frame: the forward it stands in.
     """
     name = name_of(node.target)
+    if name in _MADE and node.op == "call_function":
+        return _made(node)
     if name not in _KNOWN or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     first = stored(node.args[0], frame)
@@ -51,6 +54,22 @@ def constant_of(node: fx.Node, frame: Frame) -> Tensor | None:
         target: Any = getattr(Tensor, name) if node.op == "call_method" else node.target
         made = target(*args, **kwargs)
     return made if isinstance(made, Tensor) else None
+
+
+def _made(node: fx.Node) -> Tensor | None:
+    """``torch.eye(4, dtype=x.dtype)``: the same numbers whatever the dtype and the device are."""
+    of_value = {"dtype", "device"}
+    if _changed(node) or any(isinstance(v, fx.Node) for k, v in node.kwargs.items() if k not in of_value):
+        return None
+    if not isinstance(node.kwargs.get("dtype"), fx.Node) or any(isinstance(n, fx.Node) for n in _flat(node.args)):
+        return None
+    sizes = {k: v for k, v in node.kwargs.items() if k not in of_value}
+    made: Tensor = node.target(*node.args, **sizes, dtype=torch.float64, device="cpu")  # type: ignore[operator]
+    return made
+
+
+def _flat(tree: Any) -> list[Any]:
+    return [item for part in tree for item in _flat(part)] if isinstance(tree, (list, tuple)) else [tree]
 
 
 def _changed(node: fx.Node) -> bool:
