@@ -4,6 +4,7 @@ reference/errors.md   from the codes and reparamkit/catalogue.yaml
 reference/recipe.md   from the JSON Schema of recipes
 reference/cli.md      from the commands themselves
 hazards.md            from the marks on the tests in tests/hazards
+primitives.md         from docs/primitives.yaml
 recipes/*.md          from recipes/, docs/recipes.yaml and docs/measured.json
 coverage.md           from docs/measured.json
 idea.md, ...          from docs/templates/ and docs/measured.json
@@ -25,6 +26,7 @@ sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 import yaml
 from figures import FIGURES
 from hazard_table import page as hazards_page
+from primitive_table import page as primitives_page
 
 from reparamkit.catalogue import catalogue
 from reparamkit.recipe import Recipe, load_recipe, recipe_schema, shipped_recipes
@@ -54,6 +56,7 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "reference/recipe.md", recipe_reference()
     yield "reference/cli.md", commands()
     yield "hazards.md", HEAD + hazards_page()
+    yield "primitives.md", HEAD + primitives_page()
     words = yaml.safe_load((DOCS / "recipes.yaml").read_text(encoding="utf-8"))
     for name in shipped_recipes():
         yield f"recipes/{name}.md", recipe_page(name, words.get(name, {}), measured)

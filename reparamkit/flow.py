@@ -196,7 +196,9 @@ class Frame:
     @property
     def takes_one(self) -> bool:
         """Whether it is called with its input and nothing else, as what may take its place is."""
-        return self.call is not None and len(self.call.args) == 1 and not self.call.kwargs
+        if self.call is None or len(self.call.args) != 1 or self.call.kwargs:
+            return False
+        return isinstance(self.call.args[0], fx.Node)
 
     def node_of(self, value: Value) -> fx.Node | None:
         """The first node of this forward that holds `value`."""

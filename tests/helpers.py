@@ -89,6 +89,11 @@ def _bits(tensor: Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
     return tensor.dtype, tensor.shape, tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
+def rng_state() -> Any:
+    """Of torch's random numbers, as `snapshot` has it."""
+    return _bits(torch.get_rng_state())
+
+
 def _process() -> dict[str, Any]:
     """What belongs to no model."""
     return {
@@ -96,7 +101,7 @@ def _process() -> dict[str, Any]:
         "switches": (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads(), sys.getrecursionlimit()),
         "patches": (nn.Module.__call__, nn.Module.__getattr__),
         "global hooks": [list(v) for k, v in sorted(vars(nn.modules.module).items()) if k.startswith("_global_f")],
-        "rng": _bits(torch.get_rng_state()),
+        "rng": rng_state(),
         "random": random.getstate(),
         "numpy": [str(part) for part in np.random.get_state()],
     }

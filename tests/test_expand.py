@@ -17,7 +17,7 @@ from reparamkit import BranchOp, RecipeError
 from reparamkit.expand import Expanded, parameter_groups
 from reparamkit.expand.ops.scale import Scale
 from reparamkit.recipe import load_recipe, shipped_recipes
-from tests.helpers import assert_untouched, gap, inputs, randomize, snapshot
+from tests.helpers import assert_untouched, gap, inputs, randomize, rng_state, snapshot
 
 CONV: tuple[Any, ...] = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORM: dict[str, Any] = {"bn": {}}
@@ -129,7 +129,7 @@ def test_any_grammar_keeps_the_function_trains_and_collapses(data: st.DataObject
     before = snapshot(model)
     before.pop("rng")  # new weights are drawn from it
     train, report = expanded(model, spec)
-    before["rng"] = torch.get_rng_state()
+    before["rng"] = rng_state()
     assert_untouched(model, before)
     if not report.layers:
         assert {r.code for r in report.refused} == {"RK341"}
@@ -216,7 +216,7 @@ def test_each_shipped_recipe_there_and_back(name: str) -> None:
     model = randomize(model).double()
     before = snapshot(model)
     train, report = reparamkit.expand(model, name, return_report=True)
-    before["rng"] = torch.get_rng_state()
+    before["rng"] = rng_state()
     assert_untouched(model, before)
     assert report.layers
     assert not report.refused
@@ -561,7 +561,7 @@ def test_an_operation_that_is_not_affine_is_found_out_before_anything_changes() 
     before = snapshot(model)
     with pytest.raises(RecipeError, match="RK710"):
         reparamkit.expand(model, recipe(["conv", "bn"], ["gate"]), plugins=[PluginOfBranches()], inplace=True)
-    before["rng"] = torch.get_rng_state()
+    before["rng"] = rng_state()
     assert_untouched(model, before)
 
 

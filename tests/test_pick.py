@@ -55,6 +55,7 @@ def halves(m: Any, x: Tensor) -> Tensor:
 MERGED: dict[str, Any] = {
     "slice": (lambda m, x: m.conv(x)[:, :3], ["conv"], "cheaper"),
     "slice with steps behind a norm": (lambda m, x: m.bn(m.conv(x))[:, 1:7:2], ["conv", "bn"], "cheaper"),
+    "narrow": (lambda m, x: m.conv(x).narrow(1, 2, 3).relu(), ["conv"], "cheaper"),
     "slice of a slice": (lambda m, x: m.conv(x)[:, 2:][:, :3, :, :], ["conv"], "cheaper"),
     "chunk of which one is read": (lambda m, x: m.conv(x).chunk(2, 1)[1].relu(), ["conv"], "cheaper"),
     "then a pool and a layer": (lambda m, x: m.one(m.pool(m.conv(x))[:, 4:]), ["conv", "pool", "one"], "always"),

@@ -43,6 +43,9 @@ ORDERS: dict[str, Any] = {
     "tensor": lambda x: x[:, torch.tensor(ORDER)],
     "select": lambda x: torch.index_select(x, 1, torch.tensor(ORDER)),
     "method": lambda x: x.index_select(-3, torch.tensor(ORDER)),
+    "flip": lambda x: x.flip(1),
+    "flip of axes": lambda x: torch.flip(x, dims=(-3,)),
+    "roll": lambda x: torch.roll(x, 2, 1),
     "reversed": lambda x: x[:, [5, 4, 3, 2, 1, 0], :, :],
 }
 PLACES: dict[str, Any] = {
@@ -68,7 +71,7 @@ def test_an_order_of_channels_becomes_part_of_a_kernel(order: Any, place: Any) -
         model.first.padding = (1, 1)
     converted, report = convert(model, *IMAGES)
     assert merged_rules(report) & {"core/shuffle", "core/pick"}
-    assert not sum(_kernels(converted, name) for name in ("index", "index_select", "channel_shuffle"))
+    assert not sum(_kernels(converted, name) for name in ("index", "index_select", "channel_shuffle", "flip", "roll"))
     assert counts(converted)[1] == (1 if place is not PLACES["behind a norm"] else 0)
     assert reparamkit.apply(converted, return_report=True)[1].merged == ()
 
@@ -76,6 +79,8 @@ def test_an_order_of_channels_becomes_part_of_a_kernel(order: Any, place: Any) -
 STAYS: dict[str, Any] = {
     "groups": (_torchvision, nn.Conv2d(C, C, 3, groups=3)),
     "other axes": (_turned, nn.Conv2d(C, C, 3)),
+    "flip of positions": (lambda x: x.flip(2), nn.Conv2d(C, C, 3)),
+    "roll of two axes": (lambda x: torch.roll(x, (1, 1), (1, 2)), nn.Conv2d(C, C, 3)),
     "a part": (lambda x: x[:, [0, 2, 4, 0, 2, 4]], nn.Conv2d(C, C, 3)),
 }
 

@@ -26,12 +26,18 @@ _PURE = frozenset(
     "rsqrt sigmoid softplus tanh softmax pow".split()
 )
 
+_MADE = frozenset({"eye", "full", "ones", "zeros"})
 _KNOWN = _CASTS | _PURE
 
 
 def may_be_constant(node: fx.Node) -> bool:
     """Whether the call is one that can be computed here, where all it reads is known."""
-    return bool(node.args) and isinstance(node.args[0], fx.Node) and name_of(node.target) in _KNOWN
+    known = bool(node.args) and isinstance(node.args[0], fx.Node) and name_of(node.target) in _KNOWN
+    return known or _makes(node)
+
+
+def _makes(node: fx.Node) -> bool:
+    return node.op == "call_function" and name_of(node.target) in _MADE
 
 
 def constant_of(node: fx.Node, frame: Frame) -> Tensor | None:
@@ -43,7 +49,10 @@ def constant_of(node: fx.Node, frame: Frame) -> Tensor | None:
     """
     if not may_be_constant(node):
         return None
-    name, first = name_of(node.target), stored(node.args[0], frame)  # type: ignore[arg-type]
+    name = name_of(node.target)
+    if _makes(node):
+        return _made(node)
+    first = stored(node.args[0], frame)  # type: ignore[arg-type]
     if first is None or _changed(node):
         return None
     if name in _CASTS:
@@ -55,6 +64,22 @@ def constant_of(node: fx.Node, frame: Frame) -> Tensor | None:
         target: Any = getattr(Tensor, name) if node.op == "call_method" else node.target
         made = target(*args, **kwargs)
     return made if isinstance(made, Tensor) else None
+
+
+def _made(node: fx.Node) -> Tensor | None:
+    """``torch.eye(4, dtype=x.dtype)``: the same numbers whatever the dtype and the device are."""
+    of_value = {"dtype", "device"}
+    if _changed(node) or any(isinstance(v, fx.Node) for k, v in node.kwargs.items() if k not in of_value):
+        return None
+    if not isinstance(node.kwargs.get("dtype"), fx.Node) or any(isinstance(n, fx.Node) for n in _flat(node.args)):
+        return None
+    sizes = {k: v for k, v in node.kwargs.items() if k not in of_value}
+    made: Tensor = node.target(*node.args, **sizes, dtype=torch.float64, device="cpu")  # type: ignore[operator]
+    return made
+
+
+def _flat(tree: Any) -> list[Any]:
+    return [item for part in tree for item in _flat(part)] if isinstance(tree, (list, tuple)) else [tree]
 
 
 def _changed(node: fx.Node) -> bool:

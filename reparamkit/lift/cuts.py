@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from reparamkit.lift.facts import name_of
+from reparamkit.lift.facts import name_of, takes_part
 from reparamkit.rules.sizes import channel_axis, channel_number, channels_of
 
 if TYPE_CHECKING:
@@ -20,11 +19,6 @@ if TYPE_CHECKING:
 def is_part(value: Value) -> bool:
     """Whether it is one part of a value that was cut."""
     return len(value.inputs) == 1 and value.inputs[0].cuts is not None and takes_part(value.node)
-
-
-def takes_part(node: fx.Node) -> bool:
-    """Whether it takes one part, by number."""
-    return node.target is operator.getitem and type(node.args[1]) is int
 
 
 def read_through(part: Value) -> None:

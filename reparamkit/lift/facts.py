@@ -308,6 +308,11 @@ def _are_nodes(found: Any) -> bool:
     return isinstance(found, (list, tuple)) and all(isinstance(one, fx.Node) for one in found)
 
 
+def takes_part(node: fx.Node) -> bool:
+    """Whether it takes one part of a value, by number."""
+    return node.target is operator.getitem and type(node.args[1]) is int
+
+
 def is_shape(node: Any) -> bool:
     """Whether it is ``x.shape`` or ``x.size()``."""
     if not isinstance(node, fx.Node):

@@ -29,7 +29,7 @@ from reparamkit.paths import joined
 from reparamkit.registry import Registry
 from reparamkit.rule import Lift
 from reparamkit.survey import Survey
-from reparamkit.trace.calls import bound, way_of
+from reparamkit.trace.calls import Given, bound, way_of
 from reparamkit.trace.forward import Forked, Traced
 from reparamkit.trace.tracer import UNDER
 
@@ -158,10 +158,11 @@ class Lifter:
         traced = self.survey.traced.get(id(module))
         way = way_of(module, traced, node) if isinstance(traced, Forked) else traced
         given = bound(module, way, node) if isinstance(way, Traced) else None
-        if given is None or not all(n in frame.values for n in given.values()):
+        if given is None or not all(n in frame.values for one in given.values() for n in _nodes(one)):
             return None
         assert isinstance(way, Traced)
-        inner = self._frame(flow, path, way, {name: frame.values[n] for name, n in given.items()}, depth + 1)
+        values = {name: _given(flow, frame, node, one) for name, one in given.items()}
+        inner = self._frame(flow, path, way, values, depth + 1)
         inner.call, inner.picked = node, way is not traced
         frame.calls[node] = inner.span
         for value in flow.values[slice(*inner.span)] if UNDER in node.meta else ():
@@ -200,6 +201,20 @@ class Lifter:
         escape_outputs(inner)
         inputs = [v for n in inner.traced.graph.nodes if n.op == "output" for v in inputs_of(inner, n)]
         return new_value(flow, frame.path, node, inputs)
+
+
+def _nodes(given: Given) -> tuple[fx.Node, ...]:
+    return (given,) if isinstance(given, fx.Node) else given
+
+
+def _given(flow: Flow, frame: Frame, call: fx.Node, given: Given) -> Value:
+    """The value that a call gives to a parameter; of a tuple one that its parts are picked from."""
+    if isinstance(given, fx.Node):
+        return frame.values[given]
+    value, last = new_value(flow, frame.path, call), len(given)
+    value.meta = True
+    value.packed = {at: frame.values[part] for k, part in enumerate(given) for at in (k, k - last)}
+    return value
 
 
 def _opaque(traced: Traced | Forked | Refusal | None, path: str) -> Refusal | None:

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from reparamkit.lift.cuts import is_cut, takes_part
-from reparamkit.lift.facts import CONV_RANKS, RANKED, is_pooling, is_shape, keeps_channels, keeps_rank, rank_of_module
+from reparamkit.lift.cuts import is_cut
+from reparamkit.lift.facts import (
+    CONV_RANKS,
+    RANKED,
+    is_pooling,
+    is_shape,
+    keeps_channels,
+    keeps_rank,
+    rank_of_module,
+    takes_part,
+)
 from reparamkit.paths import joined
 from reparamkit.trace.forward import Traced
 from reparamkit.trace.twin import PARTS

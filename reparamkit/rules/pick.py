@@ -174,6 +174,20 @@ def lift_item(call: Call, context: Context) -> Through | Refusal:
     return picked(value, range(total)[part], total, rank - 2)
 
 
+def lift_narrow(call: Call, context: Context) -> Through | Refusal:
+    """`narrow` of the channels."""
+    bound = call.bind("input", "dim", "start", "length")
+    value, (dim, start, length) = bound["input"], (bound[name] for name in ("dim", "start", "length"))
+    total, rank = channels_of(value), context.rank
+    known = total is not None and rank is not None and channel_axis(value) == rank - 2
+    if not known or any(type(n) is not int for n in (dim, start, length)) or dim % (rank or 1) != 1:
+        return Refusal("RK331", "a slice of an unknown number of channels")
+    assert total is not None
+    assert rank is not None
+    first = start % total if start else 0
+    return picked(value, range(total)[first : first + length], total, rank - 2)
+
+
 def _is_channel_list(index: Any) -> bool:
     """Whether an index is that of ``x[:, [2, 0, 1]]``, or of a tensor in place of the list."""
     whole = slice(None)
@@ -208,5 +222,6 @@ rules: tuple[Rule, ...] = (
     Compose(RULE, Picked, Stencil, picked_of_stencil),
     Compose(RULE, Picked, Conv, picked_of_conv),
     Concat(RULE, Picked, stack_picked),
+    *(Lift(RULE, target, lift_narrow) for target in (torch.narrow, ".narrow")),
     Lift(pad.RULE, operator.getitem, lift_item),  # a crop, as long as no slice of channels is combined with anything
 )

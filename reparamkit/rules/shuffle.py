@@ -2,7 +2,7 @@
 
 Formula: behind a convolution a permutation of the channels is one of the rows of its kernel, ``(W x + b)[p] = W[p] x +
 b[p]``; in front of one it is one of the columns, ``W (x[p]) = W[:, p^-1] x`` (the shuffle of ShuffleNet, Zhang et al.,
-CVPR 2018; also ``x[:, p]``, `torch.index_select`).
+CVPR 2018; also ``x[:, p]``, `index_select`, `flip`, `roll`).
 
 Conditions: the order is known while tracing, and how many channels there are. A convolution of several groups takes no
 permutation, unless it is depthwise and the permutation is behind it and in front of another dense one. A shuffle behind
@@ -12,6 +12,7 @@ such a convolution, or of a number of channels that is not known, stays where it
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +66,32 @@ def lift_index_select(call: Call, context: Context) -> Through | Refusal:
     return selected(value, bound["index"], context)
 
 
+def lift_flip(call: Call, context: Context) -> Through | Refusal:
+    """`flip` of the channels."""
+    value, axes = call.args[0], call.kwargs.get("dims", call.args[1:])
+    axes = axes[0] if len(axes) == 1 and isinstance(axes[0], (list, tuple)) else axes
+    return _turned(value, list(axes), lambda total: range(total - 1, -1, -1), context)
+
+
+def lift_roll(call: Call, context: Context) -> Through | Refusal:
+    """`roll` of the channels."""
+    bound = call.bind("input", "shifts", dims=None)
+    shift, axis = (
+        part[0] if isinstance(part, (list, tuple)) and len(part) == 1 else part
+        for part in (bound["shifts"], bound["dims"])
+    )
+    if type(shift) is not int:
+        return Refusal("RK331", "channels that are not known while tracing")
+    return _turned(bound["input"], [axis], lambda total: [(i - shift) % total for i in range(total)], context)
+
+
+def _turned(value: Any, axes: list[Any], order: Callable[[int], Sequence[int]], context: Context) -> Through | Refusal:
+    total, rank = channels_in(value), context.rank
+    if total is None or rank is None or len(axes) != 1 or type(axes[0]) is not int or axes[0] % rank != 1:
+        return Refusal("RK331", "an order of other axes than the channels")
+    return ordered(value, list(order(total)), total, context)
+
+
 def selected(value: Any, index: Any, context: Context) -> Through | Refusal:
     """The channels that a list or a constant tensor names."""
     if isinstance(index, torch.Tensor):
@@ -85,8 +112,11 @@ def ordered(value: Any, index: list[int], total: int, context: Context) -> Throu
 
 
 _SELECTS = (torch.index_select, ".index_select")
+_FLIPS, _ROLLS = (torch.flip, ".flip"), (torch.roll, ".roll")
 
 rules: tuple[Rule, ...] = (
+    *(Lift(RULE, target, lift_flip) for target in _FLIPS),
+    *(Lift(RULE, target, lift_roll) for target in _ROLLS),
     Lift(RULE, torch.channel_shuffle, lift_shuffle),
     Lift(RULE, nn.ChannelShuffle, lift_shuffle_module),
     *([] if F.channel_shuffle is torch.channel_shuffle else [Lift(RULE, F.channel_shuffle, lift_shuffle)]),

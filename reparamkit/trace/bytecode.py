@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_CONTAINERS: dict[object, type] = {"tuple": tuple, "list": list, "dict": dict}
 _NAMES = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")
 
 
@@ -70,9 +71,30 @@ def _identities(code: types.CodeType) -> list[str]:
         start, plain = _operand(steps, at)
         if plain and steps[start].opname == "LOAD_CONST" and steps[start].argval in (None, True, False):
             continue
+        if start == at - 1 and _is_type_of(steps[:start]) and _container(steps[start]) is not None:
+            continue
         if not (plain and _operand(steps, start)[1]):
             found.append(str(next((s.starts_line for s in reversed(steps[: at + 1]) if s.starts_line), "?")))
     return found
+
+
+def _is_type_of(steps: Sequence[dis.Instruction]) -> bool:
+    """Whether the last thing that is done is to ask for the type of a local variable."""
+    if len(steps) < 3 or steps[-1].opname != "CALL":
+        return False
+    return steps[-3].argval == "type" and steps[-2].opname.startswith("LOAD_FAST")
+
+
+def _container(step: dis.Instruction) -> type | None:
+    """The built-in class that an instruction loads, if it is one of those that hold several values."""
+    return _CONTAINERS.get(step.argval) if step.opname == "LOAD_GLOBAL" else None
+
+
+def compared_type(frame: types.FrameType) -> type | None:
+    """The class that a type which the frame asks for now is compared with, ``type(x) is tuple``."""
+    steps, names = _steps_from(frame)[:3], getattr(frame.f_globals, "real", frame.f_globals)
+    compares = len(steps) == 3 and steps[2].opname == "IS_OP" and steps[1].argval not in names
+    return _container(steps[1]) if compares else None
 
 
 def _operand(steps: Sequence[dis.Instruction], end: int) -> tuple[int, bool]:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
 
 from reparamkit.errors import Refusal
+from reparamkit.lift.facts import takes_part
 from reparamkit.trace.forward import Forked, Traced
 from reparamkit.trace.parameters import extras_read, forward_of, signature_of
 
+Given = fx.Node | tuple[fx.Node, ...]
 
-def bound(module: nn.Module, traced: Traced, node: fx.Node) -> dict[str, fx.Node] | None:
-    """What a call gives to each parameter; `None` when `module` was traced for another call."""
+
+def bound(module: nn.Module, traced: Traced, node: fx.Node) -> dict[str, Given] | None:
+    """What a call gives to each parameter; `None` when `module` was traced for another call.
+
+    A tuple is given to a forward that only takes it apart.
+    """
     holders = traced.placeholders
     needed = {str(n.target) for n in holders if n.target not in traced.fixed and not str(n.target).startswith("*")}
     only = node.args[0] if len(node.args) == 1 and not node.kwargs else None
@@ -22,16 +29,28 @@ def bound(module: nn.Module, traced: Traced, node: fx.Node) -> dict[str, fx.Node
         call = signature_of(forward_of(module)).bind(None, *node.args, **node.kwargs)
     except TypeError:
         return None
-    given: dict[str, fx.Node] = {}
+    given: dict[str, Given] = {}
     for name, argument in list(call.arguments.items())[1:]:
         if name in traced.fixed:
             if isinstance(argument, fx.Node) or argument is not traced.fixed[name]:
                 return None
-        elif not isinstance(argument, fx.Node):
-            return None
-        else:
+        elif isinstance(argument, fx.Node):
             given[name] = argument
+        elif _is_taken_apart(argument, next((n for n in holders if n.target == name), None)):
+            given[name] = tuple(argument)
+        else:
+            return None
     return given if needed <= given.keys() else None
+
+
+def _is_taken_apart(argument: Any, holder: fx.Node | None) -> bool:
+    """Whether `argument` is a tuple of values of which the forward does nothing but pick some."""
+    if holder is None or not isinstance(argument, tuple) or not all(isinstance(a, fx.Node) for a in argument):
+        return False
+    return bool(argument) and all(
+        takes_part(user) and -len(argument) <= int(user.args[1]) < len(argument)  # type: ignore[arg-type]
+        for user in holder.users
+    )
 
 
 def way_of(module: nn.Module, forked: Forked, node: fx.Node) -> Traced | None:
@@ -58,7 +77,7 @@ def with_all_ways(
         return traced
     loose = extras_read(module)
     if not loose and not first.fixed and len(first.placeholders) == 1:
-        return traced
+        return replace(traced, closed=calls is not None) if isinstance(traced, Forked) else traced
     every = wide()
     unknown = every if isinstance(every, Refusal) else None
     if loose:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.fx.proxy import Proxy
 
 from reparamkit.trace.ambient import LOOKED_THROUGH, QUESTIONS, SWITCHES, Chance, is_generator, seeds, told
-from reparamkit.trace.bytecode import doubts
+from reparamkit.trace.bytecode import compared_type, doubts
 from reparamkit.trace.sized import CREATORS, created
 from reparamkit.trace.userstate import Held
 
@@ -55,7 +55,8 @@ class _Kind(type):
         if proxy is None:
             return cls._real(*args, **kwargs)
         if cls._real is builtins.type:
-            return proxy.tracer.kind_of(proxy)  # type: ignore[attr-defined]
+            compared = compared_type(sys._getframe(1))
+            return proxy.tracer.kind_of(proxy, compared=compared)  # type: ignore[attr-defined]
         return proxy.tracer.create_proxy("call_function", cls._real, args, kwargs)
 
 
@@ -152,6 +153,11 @@ class SymbolicNames(dict[str, Any]):
         super().__init__({name: real[name] for name in _ORIGIN if name in real})
         self["__builtins__"] = _BUILTINS
         self._real, self._symbols = real, symbols
+
+    @property
+    def real(self) -> dict[str, Any]:
+        """The names without the built-in ones."""
+        return self._real
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._real:

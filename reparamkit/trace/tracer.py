@@ -123,9 +123,12 @@ class TwinTracer(TracerBase):
             raise self.stopped("iterates over a traced value of unknown length")
         return iter([obj[index] for index in range(count)])
 
-    def kind_of(self, proxy: Proxy, otherwise: type | None = None) -> type:
-        """The class of what a proxy stands for, as far as it is a tensor."""
+    def kind_of(self, proxy: Proxy, otherwise: type | None = None, compared: type | None = None) -> type:
+        """The class of what a proxy stands for, as far as it is a tensor, or of the class it is compared with."""
         if not self._is_tensor(proxy):
+            if compared is not None:
+                same = self.ask(f"the type of {_question(proxy.node)} is {compared}") == 0
+                return compared if same else _Neither
             if otherwise is not None:
                 return otherwise
             raise self.stopped("asks for the type of its input")
@@ -251,6 +254,10 @@ class TwinTracer(TracerBase):
         # What is compared afterwards with what the forward left there, even if it has filled a list of ours.
         kept = {name: type(value)(value) if type(value) in FILLABLE else value for name, value in held.items()}
         state_of(copy).update(held, _twin_held=kept)
+
+
+class _Neither:
+    """The class of what is no tensor, and not of the class that was asked for."""
 
 
 def _put(state: dict[str, Any], name: str, value: Any) -> None:

@@ -128,6 +128,6 @@ def tried(original: nn.Module, given: Any, inplace: bool = False) -> None:
         converted, told = None, str(error)
     assert len(told) < 10_000
     if converted is None or not inplace:
-        assert_untouched(target, {**before, "rng": torch.get_rng_state()})  # a rule may draw random numbers
+        assert_untouched(target, {**before, "rng": snapshot(target)["rng"]})  # a rule may draw random numbers
     if converted is not None:
         assert_same(original, converted)

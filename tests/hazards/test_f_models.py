@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 import reparamkit
@@ -72,6 +74,19 @@ def test_f03_distributed_data_parallel_is_an_error() -> None:
     with unchanged(model), raises("RK605") as caught:
         reparamkit.apply(model)
     assert "model.module" in str(caught.value)
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch without gloo")
+def test_f03_a_model_that_torch_itself_wrapped(tmp_path: Path) -> None:
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(Block()).eval()
+        with raises("RK605"):
+            reparamkit.apply(model)
+        assert counts(convert(model.module)[0]) == (1, 0)
+    finally:
+        dist.destroy_process_group()
 
 
 @hazard("F4", "compiled models", "converted")

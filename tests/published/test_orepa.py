@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.helpers import convert
+from tests.helpers import convert, counts
 from tests.published.assertions import collapses
 
 
@@ -161,6 +161,29 @@ def test_view_of_a_stored_filter_stays() -> None:
     deploy, report = convert(Blur(), (1, 8, 7, 7))
     assert report.merged == ()
     assert deploy.filter.shape == (1, 1, 3, 3)
+
+
+class ResidualKernel(nn.Module):
+    """``I + W`` with the identity made for each call, in the dtype of the input."""
+
+    def __init__(self, square: bool = True) -> None:
+        super().__init__()
+        self.weight, self.bn, self.square = nn.Parameter(torch.ones(4, 4)), nn.BatchNorm2d(4), square
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = torch.eye(4, dtype=x.dtype, device=x.device) if self.square else torch.eye(x.size(1), dtype=x.dtype)
+        return self.bn(F.conv2d(x, (identity + self.weight)[..., None, None]))  # type: ignore[no-any-return]
+
+
+def test_kernel_of_the_identity_and_a_parameter() -> None:
+    deploy, report = convert(ResidualKernel())
+    assert counts(deploy) == (1, 0), report
+
+
+def test_kernel_of_an_identity_as_large_as_the_input_stays() -> None:
+    """The must-refuse twin."""
+    deploy, _ = convert(ResidualKernel(square=False))
+    assert counts(deploy) == (0, 1)
 
 
 def test_kernel_that_depends_on_the_input_stays() -> None:
