@@ -58,7 +58,8 @@ def opens_more(edits: Iterable[Edit], flow: Flow, homeless: Iterable[Candidate])
     """Whether more may merge in a flow once these edits are made.
 
     A part of a region that no edit can express leaves less of it: modules can be exchanged where steps cannot, and what
-    was in the way may be gone. A forward that went several ways may go one way only, or fail in fewer of them.
+    was in the way may be gone. A forward that went several ways may go one way only, or fail in fewer of them. A call
+    whose result nobody reads goes with the forward that made it, and what it read has a reader less.
 
     Args:
         edits: what is made.
@@ -66,4 +67,13 @@ def opens_more(edits: Iterable[Edit], flow: Flow, homeless: Iterable[Candidate])
         homeless: regions that no edit of the model as it is can express.
     """
     parts = [set(edit.candidate.values) for edit in edits]
-    return bool(parts and flow.several) or any(part < set(whole.values) for whole in homeless for part in parts)
+    if parts and flow.several:
+        return True
+    if any(part < set(whole.values) for whole in homeless for part in parts):
+        return True
+    sources = {edit.candidate.source for edit in edits if isinstance(edit, Rewrite)}
+    return any(_is_unread(reader) for source in sources for reader in source.readers)
+
+
+def _is_unread(value: Value) -> bool:
+    return not (value.users or value.escapes or value.mutates)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from reparamkit.edits.cast import cast_elsewhere
 from reparamkit.edits.edit import Edit
 from reparamkit.edits.rewrite import rewrite_for
 from reparamkit.edits.shapes import resized
@@ -29,9 +30,9 @@ def host(candidate: Candidate, flow: Flow, survey: Survey, gone: frozenset[Value
         survey: of the model.
         gone: values that other edits do away with.
     """
-    switched = _switched(candidate)
-    if switched is not None:
-        return switched
+    refusal = _switched(candidate) or cast_elsewhere(candidate)
+    if refusal is not None:
+        return refusal
     swap = restored(candidate, flow, survey) or swap_for(candidate, flow, survey)
     if swap is not None and resized(swap) is None:
         return _lost(swap.touched, candidate, flow) or other_way(candidate, flow, swap.anchor) or swap

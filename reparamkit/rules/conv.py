@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose, conv, conv_transpose, vector
 from reparamkit.rule import Call, Context, Lift, Lower, Rule, Through
-from reparamkit.rules.usable import unusable
+from reparamkit.rules.usable import of_other_rank, unusable
 
 RULE = "core/conv"
 Pads = tuple[tuple[int, int], ...]
@@ -58,7 +58,7 @@ def geometry_of(module: Any) -> tuple[tuple[int, ...], Pads, tuple[int, ...]]:
 def lift_conv(module: Any, context: Context) -> Conv | Refusal:
     """`nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`."""
     weight, bias = module.weight, module.bias
-    refusal = unusable(weight, bias)
+    refusal = unusable(weight, bias) or of_other_rank(weight, 2 + len(module.kernel_size))
     if refusal is not None:
         return refusal
     stride, padding, dilation = geometry_of(module)
@@ -76,7 +76,7 @@ def lift_conv(module: Any, context: Context) -> Conv | Refusal:
 def lift_conv_transpose(module: Any, context: Context) -> ConvTranspose | Refusal:
     """`nn.ConvTranspose1d`, `nn.ConvTranspose2d`, `nn.ConvTranspose3d`."""
     weight, bias = module.weight, module.bias
-    refusal = unusable(weight, bias)
+    refusal = unusable(weight, bias) or of_other_rank(weight, 2 + len(module.kernel_size))
     if refusal is not None:
         return refusal
     nd = weight.ndim - 2

@@ -22,14 +22,14 @@ from torch.nn import functional as F
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, conv
 from reparamkit.rule import Call, Context, Lift, Rule, Through
-from reparamkit.rules.usable import unusable
+from reparamkit.rules.usable import of_other_rank, unusable
 
 RULE = "core/linear"
 
 
 def lift_linear(module: Any, context: Context) -> Conv | Refusal:
     """`nn.Linear`."""
-    refusal = unusable(module.weight, module.bias)
+    refusal = unusable(module.weight, module.bias) or of_other_rank(module.weight, 2)
     return conv(module.weight, module.bias) if refusal is None else refusal
 
 

@@ -27,3 +27,10 @@ def unusable(*tensors: Tensor | None) -> Refusal | None:
     if len({t.device for t in present}) > 1:
         return Refusal("RK506", ", ".join(sorted({str(t.device) for t in present})))
     return None
+
+
+def of_other_rank(weight: Tensor, axes: int) -> Refusal | None:
+    """A refusal when a layer was given a weight, since it was built, that has not as many axes."""
+    if weight.ndim == axes:
+        return None
+    return Refusal("RK310", f"a weight of {axes} axes is expected, this one has {weight.ndim}")

@@ -83,3 +83,24 @@ def test_a_value_that_is_added_twice_beside_its_layer() -> None:
     converted, report = settled(Fn(run, **layers))
     assert [merged.before for merged in report.merged] == ["Conv2d 3x3 + 2 add"]
     assert counts(converted) == (2, 0)
+
+
+class Idle(nn.Module):
+    """Computes something beside, that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beside, self.conv = nn.BatchNorm2d(4, track_running_stats=False), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.beside(x)
+        return self.conv(x)
+
+
+def test_a_reader_that_goes_with_the_forward_it_stood_in() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        y = x + x
+        return m.one(y) + m.other(y)  # type: ignore[no-any-return]
+
+    converted, _ = settled(Fn(run, one=Idle(), other=Idle()))
+    assert counts(converted) == (1, 0)
