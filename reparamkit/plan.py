@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from reparamkit.decide.candidate import Candidate
 from reparamkit.decide.choice import Choice, opens_more
-from reparamkit.decide.chooser import Candidate, Chooser
+from reparamkit.decide.chooser import Chooser
 from reparamkit.decide.policy import Policy
 from reparamkit.decide.reorder import Finder, Reorderer
 from reparamkit.decide.scales import scales_to_move

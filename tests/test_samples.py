@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from reparamkit.prove.reference import run_module
+from reparamkit.prove.modules import run_module
 from reparamkit.prove.samples import Samples
 
 SHAPES = [[1, 3, 4, 5], [2, 3, 5, 4]]

@@ -12,7 +12,7 @@ from reparamkit.edits.rewrite import frozen
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from reparamkit.decide.chooser import Candidate
+    from reparamkit.decide.candidate import Candidate
     from reparamkit.edits.edit import Edit
     from reparamkit.errors import Refusal
     from reparamkit.flow import Flow, Value

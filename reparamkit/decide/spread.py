@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from reparamkit.decide.chooser import together, too_dear
+from reparamkit.decide.candidate import together, too_dear
 from reparamkit.decide.shares import Spread, shared_out
 from reparamkit.edits.edit import Rewrite
 from reparamkit.errors import Refusal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reparamkit.decide.chooser import too_dear
+from reparamkit.decide.candidate import too_dear
 from reparamkit.decide.cost import Cost, cost_of
 from reparamkit.errors import Refusal
 from reparamkit.lift.chain import nearest_common, path_term

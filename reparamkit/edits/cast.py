@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from reparamkit.errors import Refusal
 
 if TYPE_CHECKING:
-    from reparamkit.decide.chooser import Candidate
+    from reparamkit.decide.candidate import Candidate
     from reparamkit.flow import Value
 
 _METHODS = {"double": torch.float64, "float": torch.float32, "half": torch.float16, "bfloat16": torch.bfloat16}

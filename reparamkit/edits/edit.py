@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reparamkit.operators import Conv, ConvTranspose
 
 if TYPE_CHECKING:
-    from reparamkit.decide.chooser import Candidate
+    from reparamkit.decide.candidate import Candidate
     from reparamkit.flow import Frame, Value
 
 

@@ -11,7 +11,7 @@ from reparamkit.paths import below
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from reparamkit.decide.chooser import Candidate
+    from reparamkit.decide.candidate import Candidate
     from reparamkit.flow import Flow, Frame, Value
     from reparamkit.survey import Survey
 

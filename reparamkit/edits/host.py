@@ -16,7 +16,7 @@ from reparamkit.paths import holders, within
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reparamkit.decide.chooser import Candidate
+    from reparamkit.decide.candidate import Candidate
     from reparamkit.flow import Flow, Value
     from reparamkit.survey import Survey
 

@@ -19,7 +19,7 @@ from reparamkit.trace.twin import PAST_HOOKS
 if TYPE_CHECKING:
     from torch import fx
 
-    from reparamkit.decide.chooser import Candidate
+    from reparamkit.decide.candidate import Candidate
     from reparamkit.flow import Flow, Frame, Value
     from reparamkit.survey import Survey
 

@@ -17,7 +17,7 @@ from reparamkit.survey import hooked
 if TYPE_CHECKING:
     from torch import fx
 
-    from reparamkit.decide.chooser import Candidate
+    from reparamkit.decide.candidate import Candidate
     from reparamkit.flow import Flow, Frame, Value
     from reparamkit.survey import Survey
 

@@ -10,7 +10,7 @@ from reparamkit.errors import Refusal
 from reparamkit.paths import below
 
 if TYPE_CHECKING:
-    from reparamkit.decide.chooser import Candidate
+    from reparamkit.decide.candidate import Candidate
     from reparamkit.flow import Flow, Value
 
 

@@ -19,8 +19,10 @@ from reparamkit.edits.ends import in_front
 from reparamkit.errors import Refusal, VerificationError
 from reparamkit.lower import lower, numbers
 from reparamkit.operators import Conv, ConvTranspose, Layout
+from reparamkit.prove.banded import ConvRun, LinearRun, summed_up
 from reparamkit.prove.crossing import crossing_error
-from reparamkit.prove.reference import ConvRun, LinearRun, remember, run_module, run_value, summed_up
+from reparamkit.prove.modules import run_module
+from reparamkit.prove.reference import remember, run_value
 from reparamkit.prove.samples import Samples
 
 if TYPE_CHECKING:
