@@ -112,7 +112,9 @@ MALFORMED = {
     "unknown dtype": _safetensors(_header(a=_entry(0, 4, [1], "X9")), b"\0" * 4),
     "a million entries": _safetensors(_header(**{str(i): _entry(0, 0, [0]) for i in range(100_000)})),
     "metadata that is no text": _safetensors(b'{"__metadata__": {"a": {"b": 1}}}'),
-    "two entries of one name": _safetensors(b'{"a": {"dtype": "F32"}, "a": {"dtype": "F32"}}'),
+    "two entries of one name": _safetensors(
+        f'{{"a": {json.dumps(_entry(0, 4, [1]))}, "a": {json.dumps(_entry(4, 8, [1]))}}}'.encode(), b"x" * 8
+    ),
 }
 
 
