@@ -46,6 +46,7 @@ class Candidate:
         before: the cost of what it replaces.
         after: the cost of the operator.
         front: how the source is rearranged in front of the operator, if it is.
+        back: how what the operator gives is rearranged, if it is.
         cancels: axes are rearranged in it, and put back: that can go as well.
     """
 
@@ -56,6 +57,7 @@ class Candidate:
     before: Cost
     after: Cost
     front: Layout | None = None
+    back: Layout | None = None
     cancels: bool = False
 
     @property
@@ -243,10 +245,10 @@ class Chooser:
         before = Cost()
         for v in values:
             before += self._own_cost(v)
-        front = term.op.front if isinstance(term.op, Arranged) else None
+        front, back = (term.op.front, term.op.back) if isinstance(term.op, Arranged) else (None, None)
         after = self._with_job(cost_of(made.op, value.density), made.op, value, source)
         cancels = not isinstance(term.op, Arranged) and any(v.stays for v in values)
-        return Candidate(source, value, values, made, before, after, front, cancels)
+        return Candidate(source, value, values, made, before, after, front, back, cancels)
 
     def _too_dear(self, candidate: Candidate) -> Refusal | None:
         return too_dear(self.policy, candidate.before, candidate.after, candidate.target.where)
