@@ -138,10 +138,49 @@ def test_the_rank_is_not_guessed() -> None:
     assert counts(converted)[1] == 1
 
 
-def test_two_layers_with_a_rearrangement_between_them_stay_two() -> None:
-    conv, norm = conv_bn(C, C, 1)
-    model = Fn(lambda m, x: m.fc(tokens(m.norm(m.conv(x)))), conv=conv, norm=norm, fc=nn.Linear(C, C))
-    converted, _ = convert(model, IMAGE)
+def point() -> nn.Module:
+    return nn.Conv2d(C, 3, 1)
+
+
+def _read_too(m: Any, x: Tensor) -> Tensor:
+    return m.fc(x) + x.mean()  # type: ignore[no-any-return]
+
+
+ACROSS: dict[str, Any] = {
+    "tokens": (lambda m, x: m.fc(tokens(m.norm(m.conv(x)))), {"fc": nn.Linear(C, 3)}),
+    "modules": (lambda m, x: m.fc(m.flat(m.norm(m.conv(x)))), {"flat": nn.Flatten(2), "fc": nn.Conv1d(C, C, 1)}),
+    "counted": (lambda m, x: m.fc(m.norm(m.conv(x)).view(x.shape[0], C, -1)), {"fc": nn.Conv1d(C, C, 1)}),
+    "enlarged": (
+        lambda m, x: m.fc(m.up(m.norm(m.conv(x)))),
+        {"up": nn.Upsample(scale_factor=2), "fc": nn.Conv2d(C, 3, 1)},
+    ),
+}
+APART: dict[str, Any] = {
+    "a kernel": (lambda m, x: m.fc(tokens(m.norm(m.conv(x))).transpose(1, 2)), {"fc": nn.Conv1d(C, C, 3)}),
+    "an activation": (lambda m, x: m.fc(tokens(m.norm(m.conv(x)).relu())), {"fc": nn.Linear(C, 3)}),
+    "counted, not kept": (lambda m, x: m.fc(m.norm(m.conv(x)).view(x.shape[0], C, -1)), {"fc": nn.Conv1d(C, 3, 1)}),
+    "made smaller": (
+        lambda m, x: m.fc(m.up(m.norm(m.conv(x)))), {"up": nn.Upsample(scale_factor=0.5), "fc": point()},
+    ),
+    "another axis": (lambda m, x: m.fc(tokens(m.norm(m.conv(x))).transpose(1, 2)), {"fc": nn.Linear(15, 15)}),
+    "read in between": (lambda m, x: _read_too(m, tokens(m.norm(m.conv(x)))), {"fc": nn.Linear(C, C)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ACROSS)
+def test_a_layer_of_one_tap_crosses_a_rearrangement(what: str) -> None:
+    conv, norm = conv_bn(C, C, 3, padding=1)
+    run, more = ACROSS[what]
+    converted, report = convert(Fn(run, conv=conv, norm=norm, **more), IMAGE, (1, C, 4, 6))
+    assert counts(converted) == (1, 0), report
+
+
+@pytest.mark.parametrize("what", APART)
+def test_layers_with_a_rearrangement_between_them_stay_two(what: str) -> None:
+    """The must-refuse twins: each differs in one thing."""
+    conv, norm = conv_bn(C, C, 3, padding=1)
+    run, more = APART[what]
+    converted, _ = convert(Fn(run, conv=conv, norm=norm, **more), IMAGE)
     assert counts(converted) == (2, 0)
 
 

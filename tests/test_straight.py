@@ -38,11 +38,13 @@ ONE: dict[str, Any] = {
     "convolution between linear layers": (lambda m, x: m.fc2(turned(m.fc(x), m.conv1)), TOKENS),
     "grouped": (lambda m, x: turned(x, m.grouped) + m.fc(x), TOKENS),
 }
+PARTLY: dict[str, Any] = {
+    "not put back": (lambda m, x: m.fc2(m.fc(x.permute(0, 2, 3, 1)).transpose(1, 2)), IMAGE),
+    "a kernel in between": (lambda m, x: m.fc(turned(x, m.conv3)), TOKENS),
+}
 MORE: dict[str, Any] = {
-    "not put back": (lambda m, x: m.fc2(m.fc(x.permute(0, 2, 3, 1)).transpose(1, 2)), IMAGE, 2, {"RK304"}),
     "put elsewhere": (lambda m, x: m.conv(m.fc(x.permute(0, 2, 3, 1)).permute(0, 3, 2, 1)), IMAGE, 2, {"RK316"}),
     "another axis": (lambda m, x: m.conv(m.wide(x)), IMAGE, 2, {"RK310"}),
-    "more than one tap": (lambda m, x: m.fc(turned(x, m.conv3)), TOKENS, 2, {"RK304"}),
     "an activation between": (lambda m, x: m.conv(as_last(x, lambda y: m.fc(y).relu())), IMAGE, 2, set()),
 }
 
@@ -73,6 +75,13 @@ def test_all_of_it_is_one_layer(what: str) -> None:
     run, shape = ONE[what]
     deploy, report = convert(network(run), shape, (1, *shape[1:]), policy="always", example_inputs=inputs(shape))
     assert counts(deploy) == (1, 0), f"{deploy}\n{report}"
+
+
+@pytest.mark.parametrize("what", PARTLY)
+def test_one_layer_is_left_and_the_axes_stay_as_they_were_arranged(what: str) -> None:
+    run, shape = PARTLY[what]
+    deploy, report = convert(network(run), shape)
+    assert counts(deploy) == (1, 0), report
 
 
 @pytest.mark.parametrize("what", MORE)

@@ -29,6 +29,7 @@ class Candidate:
         before: the cost of what it replaces.
         after: the cost of the operator.
         front: how the source is rearranged in front of the operator, if it is.
+        back: how what the operator gives is rearranged, if it is.
         cancels: axes are rearranged in it, and put back: that can go as well.
     """
 
@@ -39,6 +40,7 @@ class Candidate:
     before: Cost
     after: Cost
     front: Layout | None = None
+    back: Layout | None = None
     cancels: bool = False
 
     @property

@@ -116,10 +116,10 @@ class Regions:
         before = Cost()
         for v in values:
             before += self.prices.of(v)
-        front = term.op.front if isinstance(term.op, Arranged) else None
+        front, back = (term.op.front, term.op.back) if isinstance(term.op, Arranged) else (None, None)
         after = self.prices.instead(made.op, value, source)
         cancels = not isinstance(term.op, Arranged) and any(v.stays for v in values)
-        return Candidate(source, value, values, made, before, after, front, cancels)
+        return Candidate(source, value, values, made, before, after, front, back, cancels)
 
 
 def _is_arithmetic(value: Value) -> bool:

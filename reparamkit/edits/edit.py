@@ -39,10 +39,10 @@ class Swap:
     @property
     def held(self) -> tuple[Value, Value]:
         """What the merged operator reads and what it stands for, where axes are rearranged around it."""
-        layers = (v for v in self.candidate.values if v.term and isinstance(v.term.op, (Conv, ConvTranspose)))
-        first = next(layers)
-        assert first.source is not None
-        return first.source, first
+        layers = [v for v in self.candidate.values if v.term and isinstance(v.term.op, (Conv, ConvTranspose))]
+        holder = layers[0] if self.candidate.front is None else layers[-1]
+        assert holder.source is not None
+        return holder.source, holder
 
     @property
     def touched(self) -> tuple[str, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from reparamkit.operators import Layout, Scale
+from reparamkit.lift.facts import name_of
+from reparamkit.operators import Conv, Layout, Scale
+from reparamkit.operators.conv import pointwise
 from reparamkit.paths import below
 
 if TYPE_CHECKING:
@@ -22,10 +24,31 @@ def in_front(source: Value, start: Value) -> list[Value]:
 
 
 def only_around(candidate: Candidate, start: Value, end: Value) -> bool:
-    """Whether axes are rearranged only in front of `start` and behind `end`, with nothing but scales out there."""
+    """Whether axes are rearranged only in front of `start` and behind `end`, with nothing that cannot cross there."""
     outside = around(candidate, start, end)
-    crosses = all(v.term is not None and isinstance(v.term.op, (Layout, Scale)) for v in outside)
-    return crosses and all(v in outside for v in candidate.values if v.stays)
+    counted = any(v.stays and counts_channels(v) for v in outside)
+    return all(crosses(v, counted) for v in outside) and all(v in outside for v in candidate.values if v.stays)
+
+
+def crosses(value: Value, counted: bool) -> bool:
+    """Whether a step may go from one side of rearranged axes to the other, where those may count the channels."""
+    op = None if value.term is None else value.term.op
+    if isinstance(op, Conv):
+        return pointwise(op) and (not counted or op.in_channels == op.out_channels)
+    return isinstance(op, (Layout, Scale))
+
+
+def counts_channels(value: Value) -> bool:
+    """Whether a rearrangement is told how many channels there are, or may be."""
+    name = type(value.module).__name__ if value.module is not None else name_of(value.node.target)
+    return name.lower() not in _COUNTS_NONE
+
+
+_COUNTS_NONE = frozenset(
+    "flatten permute transpose movedim moveaxis swapaxes swapdims squeeze unsqueeze mean interpolate upsample "
+    "upsamplingnearest2d upsamplingbilinear2d adaptiveavgpool1d adaptiveavgpool2d adaptiveavgpool3d "
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d rearrange".split()
+)
 
 
 def around(candidate: Candidate, start: Value, end: Value) -> set[Value]:

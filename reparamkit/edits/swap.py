@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from reparamkit.edits.edit import Swap
-from reparamkit.edits.ends import backs, fronts, outermost, unit
+from reparamkit.edits.ends import backs, counts_channels, crosses, fronts, outermost, unit
 from reparamkit.lift.own_layer import OwnLayer, fits, geometry, goes_on_with_weights, takes_weights
 from reparamkit.operators import Conv, ConvTranspose
 from reparamkit.paths import below, holders
@@ -55,8 +55,6 @@ def swap_for(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     values = [v for v in candidate.values if not v.stays and (not v.term or not v.term.is_identity)]
     if any(v.parts or v.idle for v in candidate.values):
         return None  # arithmetic in a forward that stays
-    if candidate.arranged and _apart(candidate):
-        return None
     aside: list[str] = []
     anchors: list[tuple[int, str, Value]] = []
     remainders: dict[str, tuple[str, ...]] = {}
@@ -89,6 +87,8 @@ def swap_for(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
         return None
     if candidate.cancels:
         anchors = [a for a in anchors if _outside(a[2], candidate)]
+    if candidate.arranged:
+        anchors = [a for a in anchors if _on_its_side(a[2], candidate)]
     if not anchors:
         return None
     _, anchor, holder = max(anchors, key=lambda a: a[0])
@@ -125,10 +125,20 @@ def _takes(layer: OwnLayer, path: str, candidate: Candidate, survey: Survey) -> 
     return fits(layer.layer, candidate.term.op, layer.takes) and not survey.is_read_from_outside(path)
 
 
-def _apart(candidate: Candidate) -> bool:
-    """Whether axes are rearranged between two layers, each of which means other axes."""
-    layers = [v.index for v in candidate.values if v.term and isinstance(v.term.op, (Conv, ConvTranspose))]
-    return any(v.stays and min(layers) < v.index < max(layers) for v in candidate.values) if layers else False
+def _on_its_side(value: Value, candidate: Candidate) -> bool:
+    """Whether the merged operator stands where `value` does, the rearranged axes in front of it and behind it."""
+    stays = [v for v in candidate.values if v.stays]
+    sides = any(v.index < value.index for v in stays), any(v.index > value.index for v in stays)
+    if sides != (candidate.front is not None, candidate.back is not None):
+        return False
+    counted = any(map(counts_channels, stays))
+    across = [v for v in candidate.values if any(_between(v, value, s) for s in stays)]
+    return all(crosses(v, counted) for v in across if not v.stays)
+
+
+def _between(one: Value, other: Value, middle: Value) -> bool:
+    low, high = sorted((one.index, other.index))
+    return low < middle.index < high
 
 
 def _outside(value: Value, candidate: Candidate) -> bool:

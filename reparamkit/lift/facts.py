@@ -35,7 +35,8 @@ _SAME = {
         "log_softmax dropout dropout1d dropout2d dropout3d normalize pad contiguous clone detach abs exp sqrt neg"
     ).split(),
     *(
-        "clamp roll flip permute transpose to float double half type_as batch_norm group_norm layer_norm prelu celu"
+        "clamp roll flip permute transpose movedim moveaxis to float double half type_as batch_norm group_norm "
+        "layer_norm prelu celu"
     ).split(),
     *(
         "add sub mul div iadd isub imul truediv itruediv add_ sub_ mul_ div_ relu_ rsub pow rsqrt interpolate linear"

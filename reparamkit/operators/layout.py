@@ -27,6 +27,8 @@ class Layout:
         left: number of axes afterwards, where only this tells.
         folds: the sizes, by whose they are, of axes that become one; the others stay.
         unfolds: likewise, of axes that one is taken apart into.
+        resizes: "fewer" or "more" where positions become that by averaging or copying, the same in all channels; "same"
+            where axes of one position come or go.
     """
 
     moves: tuple[tuple[int, int], ...]
@@ -37,6 +39,7 @@ class Layout:
     left: int | None = None
     folds: tuple[Any, ...] = ()
     unfolds: tuple[Any, ...] = ()
+    resizes: str = ""
 
     def after(self, behind: int) -> int | None:
         """Axes behind the channels afterwards, for channels with `behind` axes behind them; `None`: not kept."""
@@ -74,7 +77,8 @@ class Layout:
     @property
     def rearranges(self) -> bool:
         """Whether it only turns axes and makes one of several: what maps each position by itself crosses it."""
-        return not self.channels and (self.rank is not None or bool(self.folds or self.unfolds))
+        named = self.rank is not None or self.resizes == "same"
+        return not self.channels and (named or bool(self.folds or self.unfolds))
 
     @property
     def changes_nothing(self) -> bool:
@@ -86,6 +90,8 @@ class Layout:
         pairs = [(a, other.after(b)) for a, b in self.moves]
         kept = tuple((a, c) for a, c in pairs if c is not None)
         made = Layout(kept, ones=other.ones, channels=(*self.channels, *other.channels))
+        if self.resizes or other.resizes:
+            return replace(made, resizes=self._resized(other))
         if self.rank is not None and self.rank == other.rank:
             return replace(made, rank=self.rank)
         back = len(kept) == 2 and self.folds == other.unfolds and self.unfolds == other.folds
@@ -94,6 +100,14 @@ class Layout:
         if self.rearranges and other.rearranges and not (self._refolds and other._refolds):
             return replace(made, folds=self.folds or other.folds, unfolds=self.unfolds or other.unfolds)
         return made
+
+    def _resized(self, other: Layout) -> str:
+        """What is left of `resizes` with another rearrangement in front or behind."""
+        found = {layout.resizes for layout in (self, other)} - {"", "same"}
+        plain = all(layout.resizes or layout.rearranges for layout in (self, other))
+        if self.channels or other.channels or len(found) > 1 or not plain:
+            return ""
+        return found.pop() if found else "same"
 
     @property
     def _refolds(self) -> bool:

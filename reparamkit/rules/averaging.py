@@ -4,6 +4,8 @@ Formula: for a map A that gives every position an average of others, the same in
 1, ``A(s x + t) = s A(x) + t``. So the last batch norm of a network crosses the global average pool and folds into
 the classifier behind it (StarNet, Visformer, SwiftFormer), and one behind an upsampling into the convolution in front.
 
+A layer of one tap crosses in the same way, to the side that has fewer positions: ``W A(x) + b = A(W x + b)``.
+
 Conditions: as `core/layout`, of which this is another kind: A stays where it is. Adaptive average pooling, the mean
 over axes other than the channels, interpolation in any mode. Average pooling that pads adds up to less than 1 at the
 border and is not among them; without padding it is a filter that merges with convolutions, and `core/spread` takes a
@@ -26,9 +28,10 @@ RULE = "core/averaging"
 _EXACT = 1e-12
 
 
-def averaged(nd: int, ones: bool = False) -> Layout:
+def averaged(nd: int, ones: bool = False, resizes: str = "") -> Layout:
     """Positions are averaged, batch and channels stay; afterwards there is one position, or not."""
-    return Layout(((nd + 1, nd + 1), (nd, nd)), ones=tuple(range(nd)) if ones else ())
+    resizes = "fewer" if ones else resizes
+    return Layout(((nd + 1, nd + 1), (nd, nd)), ones=tuple(range(nd)) if ones else (), resizes=resizes)
 
 
 def is_average(op: Any) -> bool:
@@ -60,20 +63,26 @@ def _adaptive(nd: int) -> Any:
 
 def lift_upsample(module: nn.Upsample, context: Context) -> Layout | Refusal:
     """`nn.Upsample` and its two descendants."""
-    return _resampled(context.rank)
+    return _resampled(context.rank, module.scale_factor)
 
 
 def lift_interpolate(call: Call, context: Context) -> Through | Refusal:
     """`F.interpolate`."""
-    value = call.bind("input")["input"]
-    op = _resampled(context.rank) if call.is_input(value) else Refusal("RK331", "an interpolation of something else")
+    bound = call.bind("input", size=None, scale_factor=None)
+    value = bound["input"]
+    if not call.is_input(value):
+        return Refusal("RK331", "an interpolation of something else")
+    op = _resampled(context.rank, bound["scale_factor"])
     return op if isinstance(op, Refusal) else Through(value, op)
 
 
-def _resampled(rank: int | None) -> Layout | Refusal:
+def _resampled(rank: int | None, factors: Any) -> Layout | Refusal:
+    """An interpolation; by which factor, where that is a number or one for each axis."""
     if rank is None:
         return Refusal("RK331", "an interpolation over an unknown number of axes")
-    return averaged(rank - 2)
+    known = factors if isinstance(factors, (list, tuple)) else (factors,)
+    more = all(isinstance(factor, (int, float)) and factor >= 1 for factor in known)
+    return averaged(rank - 2, resizes="more" if more else "")
 
 
 def spatial_mean(value: Any, dims: Any, keep: Any, rank: int | None) -> Through | Refusal:
@@ -86,7 +95,8 @@ def spatial_mean(value: Any, dims: Any, keep: Any, rank: int | None) -> Through 
     behind = {axis: len(left) - 1 - at for at, axis in enumerate(left)}
     moves = tuple((rank - 1 - axis, behind[axis]) for axis in left if axis not in gone)
     ones = tuple(behind[axis] for axis in left if axis in gone)
-    return Through(value, Layout(moves, ones=ones))
+    positions = gone.isdisjoint({0, 1}) and len(gone) == rank - 2
+    return Through(value, Layout(moves, ones=ones, resizes="fewer" if positions else ""))
 
 
 _POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)

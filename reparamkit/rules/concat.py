@@ -40,7 +40,14 @@ def lift_cat(call: Call, context: Context) -> Cat | Refusal:
     return Cat(tuple(values), dim)
 
 
+def lift_hstack(call: Call, context: Context) -> Cat | Refusal:
+    """`torch.hstack` of values that have more axes than one."""
+    made = lift_cat(Call((call.args[0], 1), {}, call.is_input), context)
+    return Refusal("RK331", "a stack of an unknown number of axes") if (context.rank or 0) < 2 else made
+
+
 rules: tuple[Rule, ...] = (
     Concat(RULE, Conv, stack_convs),
+    Lift(RULE, torch.hstack, lift_hstack),
     *(Lift(RULE, target, lift_cat) for target in (torch.cat, torch.concat, torch.concatenate)),
 )

@@ -25,7 +25,7 @@ def folds(value: Any, axes: Sequence[int]) -> tuple[Any, ...]:
 
 def folded(layout: Layout, value: Any, rank: int | None) -> Layout:
     """`layout`, a reshape of `value`, with the axes it makes one: all but batch and channels, which it keeps."""
-    if rank is None or rank < 4 or len(layout.moves) != 2 or layout.after(rank - 1) != 2:
+    if value is None or rank is None or rank < 4 or len(layout.moves) != 2 or layout.after(rank - 1) != 2:
         return layout
     channels = next(before for before, _ in layout.moves if before != rank - 1)
     positions = [axis for axis in range(1, rank) if axis != rank - 1 - channels]

@@ -5,8 +5,8 @@ Formula: for a rearrangement L that keeps the channel axis whole, ``L(s x + t) =
 ``flatten(2).transpose(1, 2)`` into the linear layer behind it.
 
 Conditions: the number of axes is known; the channel axis is not merged, split or recounted: for `reshape` and `view`
-the sizes up to the channels, or from the channels on, are those of the input. Only scales and shifts cross; L itself
-stays where it is, so this merges modules in place and never writes a forward anew.
+the sizes up to the channels, or from them on, are those of the input. Scales and shifts cross, and layers of one
+tap where positions stay apart (`straight.py`); L itself stays where it is.
 """
 
 from __future__ import annotations
@@ -95,14 +95,18 @@ def compose_arranged(outer: Any, inner: Any) -> Any:
         crossed = back_through(a.op, between)
         made = crossed if isinstance(crossed, Refusal) else _composed(crossed, b.op)
         return arranged(made, b.front, _joined(between, a.back))
-    moved = forth_through(b.op, between) if isinstance(b.op, Scale) else moved_pointwise(b.op, between.after, between)
+    moved = _moved_behind(b.op, between)
     if moved is not None:
         made = moved if isinstance(moved, Refusal) else _composed(a.op, moved)
         return arranged(made, _joined(b.front, between), a.back)
-    turned = moved_pointwise(a.op, between.before, between)
+    turned = moved_pointwise(a.op, between.before, between, "more")
     if turned is not None:
         return arranged(_composed(turned, b.op), b.front, _joined(between, a.back))
     return Refusal("RK331", "two layers with rearranged axes between them")
+
+
+def _moved_behind(op: Any, layout: Layout) -> Scale | Conv | Refusal | None:
+    return forth_through(op, layout) if isinstance(op, Scale) else moved_pointwise(op, layout.after, layout, "fewer")
 
 
 def _parts(op: Any) -> Arranged:
@@ -129,14 +133,15 @@ def flattened(rank: int | None, start: Any, end: Any, ones: tuple[int, ...] = ()
     kept = [(rank - 1 - axis, after - 1 - axis) for axis in range(first)]
     kept += [(rank - 1 - axis, rank - 1 - axis) for axis in range(last + 1, rank)]
     long = [axis for axis in range(first, last + 1) if rank - 1 - axis not in ones]
-    if len(long) == 1:
-        kept.append((rank - 1 - long[0], rank - 1 - last))
-    return Layout(tuple(kept))
+    if len(long) != 1:
+        return Layout(tuple(kept))
+    return Layout((*kept, (rank - 1 - long[0], rank - 1 - last)), resizes="same")
 
 
-def lift_flatten_module(module: Any, context: Context) -> Layout | Refusal:
+def lift_flatten_module(module: Any, context: Any) -> Layout | Refusal:
     """`nn.Flatten`."""
-    return flattened(context.rank, module.start_dim, module.end_dim, context.ones)
+    made = flattened(context.rank, module.start_dim, module.end_dim, context.ones)
+    return made if isinstance(made, Refusal) else folded(made, context.value, context.rank)
 
 
 def lift_squeeze(call: Call, context: Context) -> Through | Refusal:
@@ -152,7 +157,7 @@ def lift_squeeze(call: Call, context: Context) -> Through | Refusal:
     kept = [axis for axis in range(rank) if axis not in gone]
     moves = [(rank - 1 - axis, len(kept) - 1 - at) for at, axis in enumerate(kept)]
     ones = tuple(after for before, after in moves if before in context.ones)
-    return Through(bound["input"], Layout(tuple(moves), ones=ones, left=len(kept)))
+    return Through(bound["input"], Layout(tuple(moves), ones=ones, left=len(kept), resizes="same"))
 
 
 def lift_unsqueeze(call: Call, context: Context) -> Through | Refusal:
@@ -163,7 +168,7 @@ def lift_unsqueeze(call: Call, context: Context) -> Through | Refusal:
     new = context.rank - bound["dim"] % (context.rank + 1)
     moves = [(behind, behind + (behind >= new)) for behind in range(context.rank)]
     ones = tuple(after for before, after in moves if before in context.ones)
-    return Through(bound["input"], Layout(tuple(moves), ones=(*ones, new)))
+    return Through(bound["input"], Layout(tuple(moves), ones=(*ones, new), resizes="same"))
 
 
 def lift_permute(call: Call, context: Context) -> Through | Refusal:
@@ -180,6 +185,19 @@ def _permuted(order: list[int]) -> Layout:
     """The rearrangement that puts axis ``order[i]`` at place i."""
     last = len(order) - 1
     return Layout(tuple((last - axis, last - at) for at, axis in enumerate(order)), rank=len(order))
+
+
+def lift_movedim(call: Call, context: Context) -> Through | Refusal:
+    """`movedim`, `moveaxis`."""
+    bound = call.bind("input", "source", "destination")
+    rank = context.rank
+    pair = [[axes] if type(axes) is int else axes for axes in (bound["source"], bound["destination"])]
+    if rank is None or any(not isinstance(p, (list, tuple)) or any(type(a) is not int for a in p) for p in pair):
+        return Refusal("RK331", "a move of unknown axes")
+    source, destination = ([axis % rank for axis in axes] for axes in pair)
+    rest = [axis for axis in range(rank) if axis not in source]
+    order = [source[destination.index(at)] if at in destination else rest.pop(0) for at in range(rank)]
+    return Through(bound["input"], _permuted(order))
 
 
 def lift_transpose(call: Call, context: Context) -> Through | Refusal:
@@ -240,6 +258,7 @@ rules: tuple[Rule, ...] = (
     *(Lift(RULE, target, lift_unsqueeze) for target in (torch.unsqueeze, ".unsqueeze")),
     *(Lift(RULE, target, lift_permute) for target in (torch.permute, ".permute")),
     *(Lift(RULE, target, lift_transpose) for target in (torch.transpose, ".transpose", ".swapaxes", ".swapdims")),
+    *(Lift(RULE, target, lift_movedim) for target in (torch.movedim, torch.moveaxis, ".movedim", ".moveaxis")),
     *(Lift(RULE, target, lift_reshape) for target in (torch.reshape, ".reshape", ".view")),
     *(Lift(RULE, target, lift_reshape_as) for target in (".reshape_as", ".view_as")),
 )

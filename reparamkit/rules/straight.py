@@ -31,9 +31,17 @@ def straight(op: Any, front: Layout, back: Layout) -> Conv | Scale | None:
     return moved_pointwise(op, front.before, front)
 
 
-def moved_pointwise(op: Any, move: Callable[[int], int | None], layout: Layout) -> Conv | None:
-    """A layer of one tap on the other side of `layout`; `None` where it is no such layer, or more than axes change."""
-    if not isinstance(op, Conv) or not pointwise(op) or not layout.rearranges:
+def moved_pointwise(op: Any, move: Callable[[int], int | None], layout: Layout, resizes: str = "") -> Conv | None:
+    """A layer of one tap on the other side of `layout`; `None` where it is no such layer, or may not go there.
+
+    Args:
+        op: the layer.
+        move: axes behind the channels there, of those here.
+        layout: what it crosses.
+        resizes: in which way positions may become others by it.
+    """
+    crosses = layout.rearranges or (resizes and layout.resizes == resizes)
+    if not isinstance(op, Conv) or not pointwise(op) or not crosses:
         return None
     nd = move(op.nd)
     return None if nd is None else _of(op, nd)
