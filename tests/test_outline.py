@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import reparamkit
-from reparamkit.decide.chooser import Chooser, chooser
+from reparamkit.decide import chooser
+from reparamkit.decide.chooser import Chooser
 from reparamkit.testing import randomize
 from tests.blocks import RepVGGBlock
 from tests.fuzz.writer import program
