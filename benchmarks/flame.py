@@ -22,11 +22,11 @@ import reparamkit
 
 PACKAGE = Path(reparamkit.__file__).parent
 STAGES = {
-    "survey and trace": "survey.py survey",
+    "survey and trace": "survey/look.py survey",
     "lift": "lift/lifter.py flows",
     "decide, host": "plan.py _plan_flow",
     "name and write forwards": "edits/naming.py name_and_write",
-    "lower and verify": "verify.py prove",
+    "lower and verify": "prove/merge.py prove",
     "splice": "edits/splice.py splice",
 }
 

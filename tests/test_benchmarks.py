@@ -90,3 +90,10 @@ def test_a_flame_graph_is_as_wide_as_the_time() -> None:
     widths = {str(name).partition(":")[0]: float(box.get("width", "0")) for name, box in boxes.items()}
     assert widths == {"a <b>": draw.WIDTH * 0.75, "c d": draw.WIDTH * 0.5, "e f": draw.WIDTH * 0.25}
     assert "a <b>: 75.0%, 1500 ms" in boxes
+
+
+def test_each_stage_of_the_flame_graph_is_a_function_there_is() -> None:
+    flame = import_module("flame")
+    for place in flame.STAGES.values():
+        file, name = place.split()
+        assert f"def {name}(" in (flame.PACKAGE / file).read_text()
