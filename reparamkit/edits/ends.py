@@ -25,9 +25,15 @@ def in_front(source: Value, start: Value) -> list[Value]:
 
 def only_around(candidate: Candidate, start: Value, end: Value) -> bool:
     """Whether axes are rearranged only in front of `start` and behind `end`, with nothing that cannot cross there."""
-    outside = around(candidate, start, end)
+    front, back = in_front(candidate.source, start), in_front(end, candidate.target)
+    outside = {*front, *back}
     counted = any(v.stays and counts_channels(v) for v in outside)
-    return all(crosses(v, counted) for v in outside) and all(v in outside for v in candidate.values if v.stays)
+    if not all(crosses(v, counted) for v in outside) or any(v.stays and v not in outside for v in candidate.values):
+        return False
+    if not any(v.term is not None and isinstance(v.term.op, Conv) for v in outside):
+        return True
+    sides = any(v.stays for v in front), any(v.stays for v in back)
+    return sides == (candidate.front is not None, candidate.back is not None)
 
 
 def crosses(value: Value, counted: bool) -> bool:

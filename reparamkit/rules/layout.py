@@ -5,8 +5,8 @@ Formula: for a rearrangement L that keeps the channel axis whole, ``L(s x + t) =
 ``flatten(2).transpose(1, 2)`` into the linear layer behind it.
 
 Conditions: the number of axes is known; the channel axis is not merged, split or recounted: for `reshape` and `view`
-the sizes up to the channels, or from them on, are those of the input. Scales and shifts cross, and layers of one
-tap where positions stay apart (`straight.py`); L itself stays where it is.
+the sizes up to the channels, or from the channels on, are those of the input. Scales and shifts cross, and layers of
+one tap where positions stay apart (`straight.py`); L itself stays where it is.
 """
 
 from __future__ import annotations
