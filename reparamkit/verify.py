@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from reparamkit.arguments import called
+from reparamkit.chance import settled
 from reparamkit.edits.copies import WITHOUT_EXAMPLE, copy_of
 from reparamkit.errors import ModelError, Refusal, VerificationError
 from reparamkit.survey.nested import plain
-from reparamkit.trace.ambient import undrawn
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,13 +138,17 @@ def outputs(model: nn.Module, example_inputs: Any, dtype: torch.dtype | None) ->
 
     The model itself is not run: its forward may count, or leave something on it.
     """
-    model = copy_of(model, instead=WITHOUT_EXAMPLE)
+
+    def run() -> Any:
+        twin = copy_of(model, instead=WITHOUT_EXAMPLE)
+        if dtype is not None:
+            twin = twin.to(dtype)
+        return called(twin, example_inputs)
+
     if dtype is not None:
-        model = model.to(dtype)
         example_inputs = pytree.tree_map(lambda x: _cast(x, dtype), example_inputs)
-    with undrawn(model), torch.no_grad():
-        torch.manual_seed(0)
-        return called(model, example_inputs)
+    with torch.no_grad():
+        return settled(run, model)
 
 
 def _cast(x: Any, dtype: torch.dtype) -> Any:

@@ -170,6 +170,21 @@ def test_nothing_is_patched_while_a_conversion_runs() -> None:
     assert changed == []
 
 
+def test_another_thread_draws_what_it_would_draw_alone() -> None:
+    """A model that draws nothing needs no generator, so the one that all threads share is not touched."""
+    drawn: list[Tensor] = []
+    models, x = [random_model(seed) for seed in range(8)], inputs(SHAPE)
+    reparamkit.apply(models[0], example_inputs=x)  # what is imported late may draw
+    torch.manual_seed(1)
+    with running(lambda: drawn.append(torch.rand(3))) as errors:
+        for model in models:
+            reparamkit.apply(model, example_inputs=x)
+    assert errors == []
+    assert len(drawn) > 100
+    torch.manual_seed(1)
+    assert all(torch.equal(torch.rand(3), found) for found in drawn)
+
+
 def test_many_conversions_at_once() -> None:
     wanted = [convert(seed)[0] for seed in range(12)]
     before = attributes()

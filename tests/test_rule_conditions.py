@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reparamkit.errors import Refusal
-from reparamkit.operators import Conv, Scale, Stencil, stencil
+from reparamkit.operators import Conv, Layout, Scale, Stencil, stencil
 from reparamkit.operators import conv as conv_of
 from reparamkit.rule import Call, Tail, Through
 from reparamkit.rules import (
@@ -20,16 +21,20 @@ from reparamkit.rules import (
     dilation,
     homogeneous,
     identity_to_conv,
+    layout,
     linear,
     norm_affine,
     pad,
     pooling,
     product,
+    regroup,
     shuffle,
+    sizes,
     spread,
 )
 from reparamkit.rules.constants import per_channel
 from reparamkit.rules.usable import unusable
+from tests.hazards.test_codes import reasons
 from tests.helpers import Fn, codes, convert, counts
 
 INPUT = SimpleNamespace(rank=4)
@@ -256,3 +261,93 @@ def test_a_pooling_that_follows_the_size_of_its_input_is_left() -> None:
     model = Fn(lambda m, x: m.norm(F.avg_pool2d(m.conv(x), x.shape[-1] // 3)), conv=nn.Conv2d(4, 4, 1))
     model.norm = nn.BatchNorm2d(4)
     assert counts(convert(model, (2, 4, 6, 6))[0])[0] == 1
+
+
+class Doubled(Tensor):
+    """A tensor that computes something else than its numbers say."""
+
+
+def test_a_norm_whose_scale_is_of_another_kind_is_left() -> None:
+    norm: Any = SimpleNamespace(weight=torch.ones(4).as_subclass(Doubled), bias=torch.zeros(4))  # type: ignore[no-untyped-call]
+    refused(norm_affine.lift_layer_norm(SimpleNamespace(normalized_shape=(4,), **vars(norm)), context(3)), "RK503")  # type: ignore[arg-type]
+
+
+def test_a_reshape_that_mixes_channels_says_so() -> None:
+    assert reasons(lambda m, x: m.a(x).reshape(-1, 2, 8))["reshape"] == "RK331"
+
+
+@pytest.mark.parametrize("given", [((INPUT, -1), {}), ((INPUT,), {"dim": -1}), ((), {"input": INPUT, "dim": -1})])
+def test_unsqueeze_is_called_by_position_or_by_name(given: tuple[Any, Any]) -> None:
+    said = layout.lift_unsqueeze(Call(*given, lambda item: item is INPUT), context(4))
+    assert isinstance(said, Through)
+    assert isinstance(said.op, Layout)
+    assert said.op.moves == ((0, 1), (1, 2), (2, 3), (3, 4))
+    assert said.op.ones == (0,)
+
+
+def test_axes_behind_the_channels_are_known_from_either_end_or_not_at_all() -> None:
+    other = SimpleNamespace(chain=lambda: iter([other]), term=None)
+
+    def value(layout: Layout) -> Any:
+        term = SimpleNamespace(op=layout, rules=frozenset())
+        made = SimpleNamespace(term=term, chain=lambda: iter([made, other]))
+        return made
+
+    assert sizes.kept_from(other, value(Layout(((0, 0),)))) is None
+
+
+@pytest.mark.parametrize("rest", [(Ellipsis,), (slice(None),), (slice(None), Ellipsis), (slice(None), slice(None))])
+def test_a_list_of_channels_with_all_positions_behind_it(rest: tuple[Any, ...]) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        return torch.tanh(m.conv(x)[(slice(None), [2, 0, 3], *rest)])
+
+    converted, report = convert(Fn(run, conv=nn.Conv2d(4, 4, 3)))
+    assert len(report.merged) == 1
+    assert converted.reparam.out_channels == 3
+
+
+@pytest.mark.parametrize("rest", [(slice(1, None),), (slice(None), slice(1, None)), (Ellipsis, slice(1, None))])
+def test_a_list_of_channels_with_some_positions_behind_it_is_left(rest: tuple[Any, ...]) -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        return torch.tanh(m.conv(x)[(slice(None), [2, 0, 3], *rest)])
+
+    _, report = convert(Fn(run, conv=nn.Conv2d(4, 4, 3)))
+    assert not report.merged
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_channel_shuffle_leaves_all_axes_where_they_are(groups: int) -> None:
+    made = regroup.dealt(groups, 2)
+    assert made.moves == ((0, 0), (1, 1), (2, 2), (3, 3))
+
+
+def test_numbers_of_channels_are_followed_through_several_shuffles() -> None:
+    values = torch.arange(12)
+    twice = replace(regroup.dealt(2, 2), channels=(regroup.Dealt(2), regroup.Dealt(3)))
+    behind = twice.values_after(values)
+    assert behind is not None
+    shuffled = nn.ChannelShuffle(3)(nn.ChannelShuffle(2)(values.view(1, 12, 1, 1).float())).flatten()
+    assert behind.tolist() == shuffled.tolist()
+    before = twice.values_before(behind)
+    assert before is not None
+    assert before.tolist() == values.tolist()
+    assert twice.values_before(torch.arange(5)) is None
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_matrix_on_either_side(left: bool) -> None:
+    value, matrix = SimpleNamespace(rank=3), torch.randn(4, 4)
+    both = (matrix, value) if left else (value, matrix)
+    said = linear.lift_matmul(Call(both, {}, lambda item: item is value), context(3))  # type: ignore[arg-type]
+    assert isinstance(said, Through)
+    assert isinstance(said.op, Conv)
+    kernel = said.op.weight.dense()
+    assert torch.equal(kernel.flatten(), (matrix if left else matrix.T).double().flatten())
+
+
+def test_a_norm_whose_axes_are_flattened_and_put_back_goes_into_the_layer_behind() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        return torch.tanh(m.conv(m.norm(x).flatten(2).view_as(x)))
+
+    converted, _ = convert(Fn(run, norm=nn.BatchNorm2d(4), conv=nn.Conv2d(4, 4, 3)))
+    assert counts(converted) == (1, 0)

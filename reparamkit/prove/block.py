@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from reparamkit.block import Seen, Shape
+from reparamkit.chance import settled
 from reparamkit.edits.splice import Journal, Steps, splice
 from reparamkit.errors import Refusal, VerificationError
 from reparamkit.survey import HOOKS
@@ -101,11 +102,13 @@ def _bare(module: nn.Module) -> nn.Module:
 
 
 def _run(module: nn.Module, case: _Case) -> Any:
-    # In-place operations of the block must not reach the next run.
-    args, kwargs = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, (case.args, case.kwargs))
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    def run() -> Any:
+        # In-place operations of the block must not reach the next run.
+        args, kwargs = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, (case.args, case.kwargs))
         return module(*args, **kwargs)
+
+    with torch.no_grad():
+        return settled(run, module)
 
 
 def _cases(frame: Frame, ranges: Ranges, seen: Seen | None) -> Iterator[_Case]:

@@ -12,9 +12,9 @@ from torch.utils import _pytree as pytree
 
 from reparamkit.arguments import called
 from reparamkit.block import Seen, Shape
+from reparamkit.chance import settled
 from reparamkit.edits.copies import WITHOUT_EXAMPLE, copy_of
 from reparamkit.paths import modules_under
-from reparamkit.trace.ambient import undrawn
 
 if TYPE_CHECKING:
     from reparamkit.survey import Survey
@@ -66,12 +66,16 @@ def observe_ranks(found: Survey, model: nn.Module, example_inputs: Any) -> None:
 
 def _run_copy(model: nn.Module, example_inputs: Any, note: Callable[[str, Any, Any, Any], None]) -> None:
     """Run a copy of `model` once; `note` gets the path, arguments and output of every call."""
-    twin = copy_of(model, instead=WITHOUT_EXAMPLE)
-    for path, module in modules_under(twin):
-        if not isinstance(module, torch.jit.ScriptModule):  # those take no hooks
-            module.register_forward_hook(partial(_called, note, path), with_kwargs=True)
-    with undrawn(twin), torch.no_grad():
-        called(twin, example_inputs)
+
+    def run() -> Any:
+        twin = copy_of(model, instead=WITHOUT_EXAMPLE)
+        for path, module in modules_under(twin):
+            if not isinstance(module, torch.jit.ScriptModule):  # those take no hooks
+                module.register_forward_hook(partial(_called, note, path), with_kwargs=True)
+        return called(twin, example_inputs)
+
+    with torch.no_grad():
+        settled(run, model)
 
 
 def _called(note: Callable[..., None], path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:

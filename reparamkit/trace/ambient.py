@@ -6,16 +6,10 @@ is answered both ways, like any other question about the call.
 
 from __future__ import annotations
 
-import random
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
-
-from reparamkit.paths import modules_under
 
 # By name: numpy need not be installed. All methods of these draw, or set what will be drawn.
 _GENERATORS = frozenset(
@@ -78,21 +72,6 @@ def is_generator(value: Any) -> bool:
 def seeds(function: Any) -> bool:
     """Whether a function of torch sets what will be drawn."""
     return function.__name__ in _SEEDS and function.__module__ == "torch.random"
-
-
-@contextmanager
-def undrawn(model: nn.Module) -> Iterator[None]:
-    """Afterwards the generators of torch, Python and numpy stand where they stood, whatever `model` draws meanwhile."""
-    devices = {t.device for _, m in modules_under(model) for t in m._parameters.values() if t is not None and t.is_cuda}
-    numpy = sys.modules.get("numpy")
-    drawn, drawn_by_numpy = random.getstate(), None if numpy is None else numpy.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=sorted(d.index for d in devices)):
-            yield
-    finally:
-        random.setstate(drawn)
-        if numpy is not None:
-            numpy.random.set_state(drawn_by_numpy)
 
 
 class Chance:
