@@ -124,7 +124,7 @@ ONE_TAP: dict[str, Run] = {
     "rows first": lambda m, x: torch.einsum("oi,bihw->bohw", m.rows, m.conv(x)),
     "columns first": lambda m, x: torch.einsum("bihw,io->bohw", m.conv(x), m.rows),
     "with dots": lambda m, x: torch.einsum("oi,bi...->bo...", m.rows, m.conv(x)),
-    "tensordot": lambda m, x: torch.tensordot(m.fc(tokens(m.conv(x))), m.rows, dims=([2], [0])),
+    "tensordot": lambda m, x: torch.tensordot(m.fc(tokens(m.conv(x)).relu()), m.rows, dims=([2], [0])),
 }
 NO_LAYER: dict[str, Run] = {
     "result rearranged": lambda m, x: torch.einsum("oi,bihw->bhwo", m.rows, m.conv(x)),

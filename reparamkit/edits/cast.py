@@ -8,8 +8,11 @@ import torch
 from torch.utils import _pytree as pytree
 
 from reparamkit.errors import Refusal
+from reparamkit.operators import Conv, ConvTranspose
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from reparamkit.decide.candidate import Candidate
     from reparamkit.flow import Value
 
@@ -20,9 +23,18 @@ _ANY = frozenset({"to", "type", "type_as"})  # without a dtype: to that of somet
 def cast_elsewhere(candidate: Candidate) -> Refusal | None:
     """A refusal when the input of a region was cast to another dtype than that of its weights."""
     given, like = _written(candidate.source), candidate.term.like
-    if given is None or like is None or given == like.dtype:
+    if given is None or like is None or given == like.dtype or any(map(_insists, _readers(candidate))):
         return None
     return Refusal("RK503", f"its input was cast to {given}, its weights are {like.dtype}", candidate.target.where)
+
+
+def _readers(candidate: Candidate) -> Iterator[Value]:
+    return (value for value in candidate.values if candidate.source in value.inputs)
+
+
+def _insists(value: Value) -> bool:
+    """Whether the value is a layer that takes no other dtype than its own: the forward fails as it is."""
+    return value.term is not None and value.term.like is not None and isinstance(value.term.op, (Conv, ConvTranspose))
 
 
 def _written(value: Value) -> torch.dtype | None:
