@@ -55,7 +55,7 @@ class Share:
     linear: bool = False
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Value:
     """What one node computes.
 
@@ -125,6 +125,9 @@ class Value:
     unstable: Refusal | None = None
     density: float = 1.0
     under: str = ""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.where}>"
 
     @property
     def where(self) -> str:

@@ -110,3 +110,22 @@ def test_what_is_not_put_back_stays(how: str) -> None:
     """The must-refuse twins: the norm still folds, the layer between the rearrangements stays."""
     deploy, _ = convert(network(KEPT[how], used(KEPT[how])), *IMAGES)
     assert counts(deploy) == (2, 0)
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_sizes_of_the_input_beside_a_kernel_that_reads_a_border(read: bool) -> None:
+    """Whole it is one layer. Where somebody reads the positions as tokens, what gives them their axes back stays."""
+
+    def run(m: Any, x: Tensor) -> tuple[Tensor, ...]:
+        tokens = x.flatten(2).transpose(1, 2)
+        y = m.conv(m.fc(tokens).transpose(1, 2).reshape(x.shape))
+        return (y, tokens.exp()) if read else (y,)
+
+    same = nn.Conv2d(C, 6, 3, padding="same", padding_mode="replicate")
+    model = Fn(run, fc=nn.Linear(C, C), conv=same)
+    deploy, report = convert(
+        model, *IMAGES, policy="always", example_inputs=torch.zeros(1, C, 5, 4, dtype=torch.float64)
+    )
+    assert len([m for m in deploy.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]) == (2 if read else 1)
+    assert len(report.merged) == (0 if read else 1)
+    assert not {"RK901", "RK902"} & {refusal.code for refusal in report.refused}

@@ -110,16 +110,22 @@ class Regions:
         work = [v for v in values if not (is_free(v) or v.stays or v.idle)]
         if len(work) < 2 and not any(v.generated or v.cost for v in work):
             return None
+        if isinstance(term.op, Arranged) and any(layout is not None and layout.unfolds for layout in _ends(term.op)):
+            return Refusal("RK304", "positions get their axes back in it, by sizes that it does not know", value.where)
         made = realizable(replace(term, op=term.op.op) if isinstance(term.op, Arranged) else term)
         if isinstance(made, Refusal):
             return None if made.code == "RK319" else made
         before = Cost()
         for v in values:
             before += self.prices.of(v)
-        front, back = (term.op.front, term.op.back) if isinstance(term.op, Arranged) else (None, None)
+        front, back = _ends(term.op) if isinstance(term.op, Arranged) else (None, None)
         after = self.prices.instead(made.op, value, source)
         cancels = not isinstance(term.op, Arranged) and any(v.stays for v in values)
         return Candidate(source, value, values, made, before, after, front, back, cancels)
+
+
+def _ends(op: Arranged) -> tuple[Layout | None, Layout | None]:
+    return op.front, op.back
 
 
 def _is_arithmetic(value: Value) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -174,11 +174,8 @@ class _Proof:
             x = self.after.before(x)
         self.rest = candidate.target.split.remainder() if candidate.target.split is not None else None
         self.module, self.x = module, x
-        self.run: ConvRun | LinearRun | None = None
-        if isinstance(module, nn.Linear):
-            self.run = LinearRun(module, x)
-        elif isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            self.run = ConvRun(module, x)
+        self.misfit = _reads(module) not in (None, x.shape[-1 if isinstance(module, nn.Linear) else 1])
+        self.run = None if self.misfit else _run_of(module, x)
         last = self.after is None and self.rest is None
         if last and self.run is not None and self.run.shape == self.want.shape:
             self._sum_up(self.run, samples)
@@ -197,6 +194,8 @@ class _Proof:
             self.run.band(lo, hi, rows)
 
     def error(self, op: Conv | ConvTranspose) -> float:
+        if self.misfit:
+            return float("inf")
         if self.run is None:
             got = op.apply(self.x)
         else:
@@ -234,6 +233,17 @@ class _Kept:
             remember(self.known, value.source, x)
             x = run_value(value, self.flow, self.known) if value.stays else x
         return x
+
+
+def _run_of(module: nn.Module, x: Tensor) -> ConvRun | LinearRun | None:
+    if isinstance(module, nn.Linear):
+        return LinearRun(module, x)
+    return ConvRun(module, x) if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else None
+
+
+def _reads(module: nn.Module) -> Any:
+    """Channels that a layer reads, where it says so."""
+    return getattr(module, "in_features" if isinstance(module, nn.Linear) else "in_channels", None)
 
 
 def _largest(tensor: Tensor) -> float:
