@@ -127,9 +127,8 @@ def test_any_grammar_keeps_the_function_trains_and_collapses(data: st.DataObject
     spec = recipe(*branches, match={"type": f"conv{nd}d" if nd else "linear"})
     model = nn.Sequential(layer, nn.Tanh()).double().eval()
     before = snapshot(model)
-    before.pop("rng")  # new weights are drawn from it
+    del before["rng"]  # new weights are drawn from it
     train, report = expanded(model, spec)
-    before["rng"] = torch.get_rng_state()
     assert_untouched(model, before)
     if not report.layers:
         assert {r.code for r in report.refused} == {"RK341"}
@@ -215,8 +214,8 @@ def test_each_shipped_recipe_there_and_back(name: str) -> None:
     )
     model = randomize(model).double()
     before = snapshot(model)
+    del before["rng"]
     train, report = reparamkit.expand(model, name, return_report=True)
-    before["rng"] = torch.get_rng_state()
     assert_untouched(model, before)
     assert report.layers
     assert not report.refused
@@ -559,9 +558,9 @@ def test_operations_of_a_plugin() -> None:
 def test_an_operation_that_is_not_affine_is_found_out_before_anything_changes() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)).double().eval()
     before = snapshot(model)
+    del before["rng"]
     with pytest.raises(RecipeError, match="RK710"):
         reparamkit.expand(model, recipe(["conv", "bn"], ["gate"]), plugins=[PluginOfBranches()], inplace=True)
-    before["rng"] = torch.get_rng_state()
     assert_untouched(model, before)
 
 

@@ -162,6 +162,7 @@ def test_operations_for_branches_that_build_anything_are_found_out(build: Any) -
     spec = {"version": 1, "name": "x", "expand": [{"match": {"type": "conv2d"}, "branches": [["conv"], ["strange"]]}]}
     asked = nn.Sequential(nn.Conv2d(C, C, 3, padding=1)).double().eval()
     before = snapshot(asked)
+    del before["rng"]  # initial numbers are drawn
     with pytest.raises(ReparamError, match=r"strange|RK710"):
         reparamkit.expand(asked, spec, plugins=[given], inplace=True)
-    assert_untouched(asked, {**before, "rng": torch.get_rng_state()})  # initial numbers are drawn
+    assert_untouched(asked, before)
