@@ -19,6 +19,8 @@ _ANY = frozenset({"to", "type", "type_as"})  # without a dtype: to that of somet
 
 def cast_elsewhere(candidate: Candidate) -> Refusal | None:
     """A refusal when the input of a region was cast to another dtype than that of its weights."""
+    if any(value.module is not None and candidate.source in value.inputs for value in candidate.values):
+        return None  # what a layer of the same dtype was given already
     given, like = _written(candidate.source), candidate.term.like
     if given is None or like is None or given == like.dtype:
         return None
