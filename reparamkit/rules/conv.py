@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose, conv, conv_transpose, vector
 from reparamkit.rule import Call, Context, Lift, Lower, Rule, Through
-from reparamkit.rules.usable import of_other_rank, unusable
+from reparamkit.rules.usable import of_other_length, of_other_rank, unusable
 
 RULE = "core/conv"
 Pads = tuple[tuple[int, int], ...]
@@ -59,6 +59,7 @@ def lift_conv(module: Any, context: Context) -> Conv | Refusal:
     """`nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`."""
     weight, bias = module.weight, module.bias
     refusal = unusable(weight, bias) or of_other_rank(weight, 2 + len(module.kernel_size))
+    refusal = refusal or of_other_length(bias, len(weight))
     if refusal is not None:
         return refusal
     stride, padding, dilation = geometry_of(module)
@@ -77,6 +78,7 @@ def lift_conv_transpose(module: Any, context: Context) -> ConvTranspose | Refusa
     """`nn.ConvTranspose1d`, `nn.ConvTranspose2d`, `nn.ConvTranspose3d`."""
     weight, bias = module.weight, module.bias
     refusal = unusable(weight, bias) or of_other_rank(weight, 2 + len(module.kernel_size))
+    refusal = refusal or of_other_length(bias, weight.shape[1] * module.groups)
     if refusal is not None:
         return refusal
     nd = weight.ndim - 2
@@ -98,7 +100,7 @@ def lift_functional(call: Call, context: Context) -> Through | Refusal:
     rest = [v for k, v in bound.items() if k != "input"]
     if not call.is_input(bound["input"]) or not call.constant(rest):
         return Refusal("RK331", "a convolution whose kernel or geometry depends on the input")
-    refusal = unusable(weight, bias)
+    refusal = unusable(weight, bias) or of_other_length(bias, len(weight))
     if refusal is not None:
         return refusal
     nd = weight.ndim - 2

@@ -34,3 +34,10 @@ def of_other_rank(weight: Tensor, axes: int) -> Refusal | None:
     if weight.ndim == axes:
         return None
     return Refusal("RK310", f"a weight of {axes} axes is expected, this one has {weight.ndim}")
+
+
+def of_other_length(bias: Tensor | None, channels: int) -> Refusal | None:
+    """A refusal when a convolution was given a bias that torch does not take: it has one entry a channel, or none."""
+    if bias is None or bias.shape == (channels,):
+        return None
+    return Refusal("RK310", f"a bias of shape {tuple(bias.shape)} for {channels} channels")

@@ -34,6 +34,20 @@ def test_a_layer_with_a_weight_of_other_axes_is_left(kind: str, shape: tuple[int
     assert places(report, "RK310") == ["layer"]
 
 
+@pytest.mark.parametrize("kind", ["conv", "transposed"])
+def test_a_layer_with_a_bias_of_another_length_is_left(kind: str) -> None:
+    """It raises, and goes on raising; one that has an entry a channel merges."""
+    layer = LAYERS[kind]()
+    layer.bias = nn.Parameter(torch.ones(1))
+    model = Fn(lambda m, x: m.norm(m.layer(x)), layer=layer, norm=nn.BatchNorm2d(4)).eval()
+    converted, report = reparamkit.apply(model, return_report=True)
+    assert places(report, "RK310") == ["layer"]
+    with pytest.raises(RuntimeError):
+        converted(torch.ones(1, 4, 3, 3))
+    layer.bias = nn.Parameter(torch.ones(4))
+    assert len(reparamkit.apply(model, return_report=True)[1].merged) == 1
+
+
 CASTS: dict[str, Callable[[Tensor], Tensor]] = {
     "to": lambda x: x.to(torch.float64),
     "method": lambda x: x.double(),
