@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from reparamkit.mode import Mode
 from reparamkit.paths import modules_under
 
 R = TypeVar("R")
@@ -26,13 +26,13 @@ class _Draws(BaseException):
     """The model draws a random number; it may catch exceptions, so this is none of them."""
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(Mode):
     """Stops what would draw from a generator of torch; only this thread sees it."""
 
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.drew = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

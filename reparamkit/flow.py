@@ -55,7 +55,7 @@ class Share:
     linear: bool = False
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, slots=True)
 class Value:
     """What one node computes.
 

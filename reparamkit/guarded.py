@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from reparamkit.branch import BranchOp
 from reparamkit.decide.policy import Policy
 from reparamkit.errors import PluginError, Refusal, ReparamError
+from reparamkit.mode import Mode
 from reparamkit.rule import Add, Align, Compose, Concat, Lower, Rule
 from reparamkit.sound import Channels, Unsound, channels, settled
 from reparamkit.trace.watch import storage_of
@@ -158,11 +158,11 @@ def _parts(thing: Any) -> Iterator[Any]:
             yield from _parts(getattr(thing, field.name))
 
 
-class _OwnTensors(TorchDispatchMode):
+class _OwnTensors(Mode):
     """Tensors that exist already may be read only; random numbers belong to the user."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.own: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -96,3 +98,27 @@ def test_what_undo_needs_is_kept() -> None:
     assert alive(before) == len(before)
     report.undo()
     assert {id(ref()) for ref in before} <= {id(p) for p in net.parameters()}
+
+
+def test_a_conversion_imports_no_compiler() -> None:
+    """It takes seconds: torch does it at the first operation under a mode, unless the mode says otherwise."""
+    code = """
+import sys, torch, reparamkit
+from torch import nn
+class Gain(nn.Module):
+    def forward(self, x):
+        return 2 * x
+@reparamkit.lifts(Gain, "test/gain")
+def gain(module, context):
+    return reparamkit.Scale(torch.tensor(2.0, dtype=torch.float64))
+class Plugin:
+    @staticmethod
+    @reparamkit.hookimpl
+    def reparamkit_rules():
+        return [gain]
+model = nn.Sequential(nn.Conv2d(3, 4, 3), Gain(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)).eval()
+reparamkit.apply(model, example_inputs=torch.randn(1, 3, 8, 8), plugins=[Plugin])
+print("torch._dynamo" in sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "False", run.stderr

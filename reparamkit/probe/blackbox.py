@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from reparamkit.errors import Refusal
+from reparamkit.mode import Mode
 from reparamkit.probe.state import same
 
 
@@ -84,11 +84,11 @@ def _sizes(x: Tensor) -> str:
     return "x".join(map(str, x.shape))
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(Mode):
     """Counts floating-point operations; `FlopCounterMode` puts hooks on every module of the process to do so."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

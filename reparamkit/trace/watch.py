@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from reparamkit.mode import Mode
 from reparamkit.paths import modules_under
 from reparamkit.trace.reuse import Log
 
@@ -17,7 +17,7 @@ class Untraceable(Exception):
     """A forward does something that a trace cannot hold; the message says what."""
 
 
-class Watch(TorchDispatchMode):
+class Watch(Mode):
     """Stops a forward that would change the user's tensors or draw random numbers while it is traced.
 
     Attributes:
@@ -26,7 +26,7 @@ class Watch(TorchDispatchMode):
     """
 
     def __init__(self, storages: frozenset[int], log: Log) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.storages = storages
         self.read: set[int] = set()
         self.log = log
