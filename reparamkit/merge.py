@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from reparamkit.rule import RuleSet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Like:
     """What the module that holds a merged operator takes over from its sources.
 
@@ -56,7 +56,7 @@ class Like:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Term:
     """An operator, the rules that made it, and what its module will look like.
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from reparamkit.operators import Operator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cost:
     """Costs add up.
 

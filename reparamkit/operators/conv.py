@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Pad = tuple[int, int]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Conv:
     """``y = weight * pad(x) + bias``, a cross-correlation as in `torch.nn.ConvNd`.
 
