@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from reparamkit.edits.region import leading_to
 from reparamkit.operators import Conv, Scale
 
 if TYPE_CHECKING:
@@ -41,16 +42,11 @@ def outline(value: Value, origin: Value, cost: Callable[[Value], Cost]) -> Outli
         origin: where it starts; not part of it.
         cost: of a value as it is.
     """
-    found: set[Value] = set()
-    stack = [value]
-    while stack:
-        step = stack.pop()
-        if step in found or step is origin:
-            continue
+    found: list[Value] = []
+    for step in leading_to(value, origin):
         if step.term is None or len(found) == _MOST:
             return None
-        found.add(step)
-        stack.extend(read for read in step.inputs if not read.meta)
+        found.append(step)
     values = sorted(found, key=lambda v: v.index)
     places = {origin: -1, **{v: place for place, v in enumerate(values)}}
     rows = []

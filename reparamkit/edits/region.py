@@ -7,21 +7,31 @@ from typing import TYPE_CHECKING
 from reparamkit.errors import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from reparamkit.flow import Value
+
+
+def leading_to(target: Value, source: Value) -> Iterator[Value]:
+    """What `target` is computed from, itself first, each once and sizes aside; `source` is where it ends."""
+    seen: set[Value] = set()
+    stack = [target]
+    while stack:
+        value = stack.pop()
+        if value in seen or value is source:
+            continue
+        seen.add(value)
+        yield value
+        stack.extend(v for v in value.inputs if not v.meta)
 
 
 def region(source: Value, target: Value) -> tuple[Value, ...] | Refusal:
     """The values between `source` and `target`, `target` included, if they can be replaced together."""
     found: set[Value] = set()
-    stack = [target]
-    while stack:
-        value = stack.pop()
-        if value in found or value is source:
-            continue
+    for value in leading_to(target, source):
         if value.term is None and value is not target and value.stacked is None:
             return Refusal("RK318", f"{value.where} is not an operator of {source.where}", target.where)
         found.add(value)
-        stack.extend(v for v in value.inputs if not v.meta)
     between = tuple(sorted(found, key=lambda v: v.index))
     for value in between:
         if value is target:

@@ -196,17 +196,16 @@ def bands_of(weight: Tensor) -> list[tuple[int, int]]:
 
 def run_conv(module: Any, x: Tensor) -> Tensor:
     """What an `nn.ConvNd` computes for `x`."""
-    weight = module.weight.detach()
-    run = ConvRun(module, x)
-    for lo, hi in bands_of(weight):
-        run.band(lo, hi, weight[lo:hi].double())
-    return run.result(None if module.bias is None else module.bias.detach())
+    return _by_bands(ConvRun(module, x), module)
 
 
 def run_linear(module: Any, x: Tensor) -> Tensor:
     """What an `nn.Linear` computes for `x`."""
+    return _by_bands(LinearRun(module, x), module)
+
+
+def _by_bands(run: ConvRun | LinearRun, module: Any) -> Tensor:
     weight = module.weight.detach()
-    run = LinearRun(module, x)
     for lo, hi in bands_of(weight):
         run.band(lo, hi, weight[lo:hi].double())
     return run.result(None if module.bias is None else module.bias.detach())
