@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import torch
@@ -54,11 +54,9 @@ def settled(run: Callable[[], R], model: nn.Module) -> R:
     """
     state, others, watch = torch.get_rng_state(), _others(), _Watch()
     found: list[R] = []
-    try:
-        with watch:
-            found.append(run())
-    except (_Draws, Exception):
-        pass  # what cannot be run while it is watched is run again, and says why if that fails
+    # What cannot be run while it is watched is run again, and says why if that fails.
+    with suppress(_Draws, Exception), watch:
+        found.append(run())
     seeded, drew = _seeded_since(state), _others() != others
     if found and not (watch.drew or seeded or drew):
         return found[0]

@@ -75,6 +75,7 @@ class Chooser:
     _asked: dict[Candidate, bool] = field(default_factory=dict)
     _used_by: dict[Candidate, list[_Key]] = field(default_factory=dict)
     _cuts: dict[Any, _Cuts] = field(default_factory=dict)
+    _impossible: int = 0
 
     def __post_init__(self) -> None:
         self._prices = Prices(self.benches)
@@ -112,9 +113,9 @@ class Chooser:
         made = None if known is None else self._cut_again(known, here, origin)
         if made is not None:
             return made
-        asked = len(self._asked)
+        before = self._impossible
         regions = self._feasible_regions(value, origin)
-        if known is None and all(list(self._asked.values())[asked:]):
+        if known is None and self._impossible == before:
             self._remember(here, regions, origin)
         return regions
 
@@ -157,6 +158,7 @@ class Chooser:
             refusal = self.feasible(candidate)
             self._asked[candidate] = refusal is None
             if refusal is not None:
+                self._impossible += 1
                 self.refusals.setdefault(candidate.target, refusal)
         return self._asked[candidate]
 
