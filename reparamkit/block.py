@@ -12,7 +12,7 @@ from reparamkit.edits.splice import new_name
 from reparamkit.errors import Refusal
 from reparamkit.paths import below, joined, module_at
 from reparamkit.survey import hooked
-from reparamkit.trace.forward import Traced
+from reparamkit.trace.traced import Traced
 
 if TYPE_CHECKING:
     from reparamkit.flow import Frame

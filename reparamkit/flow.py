@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from reparamkit.merge import Term
     from reparamkit.operators import Picked, Scale
     from reparamkit.rule import Split, Stack, Tail
-    from reparamkit.trace.forward import Traced
+    from reparamkit.trace.traced import Traced
 
 
 _ARITHMETIC = frozenset({"core/branch_sum", "core/scale"})

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from reparamkit.branch import BranchOp
 from reparamkit.decide.policy import Policy
@@ -54,7 +55,7 @@ class Registry:
     plugins: tuple[tuple[str, str], ...] = ()
     failures: tuple[LoadFailure, ...] = ()
     _lifts: Mapping[Any, Lift] = field(default_factory=dict)
-    _found: dict[type, Lift | None] = field(default_factory=dict)
+    _found: WeakKeyDictionary[type, Lift | None] = field(default_factory=WeakKeyDictionary)
 
     @property
     def rule_ids(self) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from reparamkit.rule import Rewritten, Transform
 from reparamkit.scope import allowed_here, switched_on, transforms_of
 from reparamkit.survey import Survey, survey
 from reparamkit.survey.observe import observe
-from reparamkit.trace.forward import Forked
+from reparamkit.trace.traced import Forked
 
 if TYPE_CHECKING:
     from reparamkit.plan import Plan

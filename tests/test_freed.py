@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import linecache
 import subprocess
 import sys
 import weakref
@@ -122,3 +123,42 @@ print("torch._dynamo" in sys.modules)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.strip() == "False", run.stderr
+
+
+_BLOCK = """
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pair, self.other = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x, *more, scale: float = 1.0, **kwargs):
+        return torch.relu(self.pair(x) + self.other(x)) * scale
+
+    def fuse(self):
+        return self.pair[1].running_mean
+"""
+
+
+def test_classes_and_rewritten_forwards_are_freed() -> None:
+    """As of cells of a notebook that are run again and again: caches go by class, and must not keep it."""
+    names = {"nn": nn, "torch": torch, "__name__": "cell"}
+    linecache.cache["<cell>"] = (len(_BLOCK), None, _BLOCK.splitlines(keepends=True), "<cell>")
+    exec(compile(_BLOCK, "<cell>", "exec"), names)  # noqa: S102 - as a notebook does
+    made: Any = names.pop("Block")
+    net = nn.Sequential(made(), made()).eval()
+    converted = reparamkit.apply(net, example_inputs=X)
+    rewritten = type(converted[0])  # type: ignore[index]
+    assert issubclass(rewritten, made)
+    assert rewritten is not made
+    assert rewritten is type(converted[1])  # type: ignore[index]
+    assert rewritten is type(reparamkit.apply(net)[0])  # type: ignore[index]
+    place = rewritten.forward.__code__.co_filename
+    assert place in linecache.cache
+    ref = weakref.ref(made)
+    names.clear()
+    linecache.cache.pop("<cell>")
+    del made, net, converted, rewritten
+    gc.collect()
+    gc.collect()  # what finalizers of the first pass let go of
+    assert ref() is None
+    assert place not in linecache.cache

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reparamkit.trace.forward import Forked, Traced, trace
+from reparamkit.trace.forward import trace
+from reparamkit.trace.traced import Forked, Traced
 from tests.helpers import Fn, codes, conv_bn, convert, counts
 
 C = 4

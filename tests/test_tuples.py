@@ -8,7 +8,8 @@ import pytest
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reparamkit.trace.forward import Forked, trace
+from reparamkit.trace.forward import trace
+from reparamkit.trace.traced import Forked
 from tests.helpers import codes, convert, counts
 
 C = 4

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from reparamkit.decide.choice import Choice
     from reparamkit.flow import Flow, Frame, Value
-    from reparamkit.trace.forward import Traced
+    from reparamkit.trace.traced import Traced
 
 Finder = Callable[["Frame", "Flow", "Choice"], Sequence[Reordering]]
 

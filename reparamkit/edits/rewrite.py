@@ -14,7 +14,7 @@ from reparamkit.errors import Refusal
 from reparamkit.lift.constant import read_by, readers
 from reparamkit.paths import below, holders, joined, within
 from reparamkit.survey import hooked
-from reparamkit.trace.twin import PAST_HOOKS
+from reparamkit.trace.classes import PAST_HOOKS
 
 if TYPE_CHECKING:
     from torch import fx

@@ -17,7 +17,7 @@ from reparamkit.lift.chain import path_term
 from reparamkit.merge import Algebra, Term
 from reparamkit.operators import Conv, Operator, Scale
 from reparamkit.operators.vector import values
-from reparamkit.trace.forward import Forked
+from reparamkit.trace.traced import Forked
 
 _RTOL = 1e-12  # of numbers that two ways compute in float64 from the same parameters
 _ROUNDED = 8  # rounding errors of the parameters' dtype, where one way computes a constant in it

@@ -30,7 +30,7 @@ from reparamkit.registry import Registry
 from reparamkit.rule import Lift
 from reparamkit.survey import Survey
 from reparamkit.trace.calls import Given, bound, way_of
-from reparamkit.trace.forward import Forked, Traced
+from reparamkit.trace.traced import Forked, Traced
 from reparamkit.trace.tracer import UNDER
 
 _MAX_DEPTH = 40

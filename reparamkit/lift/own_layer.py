@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from reparamkit.flow import Frame
     from reparamkit.operators import Operator
     from reparamkit.rule import Lift
-    from reparamkit.trace.forward import Forked
+    from reparamkit.trace.traced import Forked
 
 
 @dataclass(frozen=True)

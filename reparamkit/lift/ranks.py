@@ -22,8 +22,8 @@ from reparamkit.lift.facts import (
     takes_part,
 )
 from reparamkit.paths import joined
-from reparamkit.trace.forward import Traced
-from reparamkit.trace.twin import PARTS
+from reparamkit.trace.proxies import PARTS
+from reparamkit.trace.traced import Traced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -23,7 +23,7 @@ from reparamkit.probe.measure import Work, measure
 from reparamkit.probe.takes import single_input
 from reparamkit.rules.probe import Measured, probed
 from reparamkit.survey import hooked
-from reparamkit.trace.forward import Traced
+from reparamkit.trace.traced import Traced
 
 if TYPE_CHECKING:
     from reparamkit.survey import Survey

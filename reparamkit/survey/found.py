@@ -13,7 +13,7 @@ from reparamkit.errors import Refusal
 from reparamkit.paths import below, holders, joined
 from reparamkit.survey.hooks import hooked
 from reparamkit.survey.places import Held, places
-from reparamkit.trace.forward import Forked, Traced
+from reparamkit.trace.traced import Forked, Traced
 
 if TYPE_CHECKING:
     from reparamkit.registry import Registry

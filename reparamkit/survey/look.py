@@ -13,9 +13,10 @@ from reparamkit.survey.found import Survey, only_holds
 from reparamkit.survey.places import holders_of
 from reparamkit.trace.bypass import bypassed
 from reparamkit.trace.calls import with_all_ways
-from reparamkit.trace.forward import Forked, Traced, trace
+from reparamkit.trace.forward import trace
 from reparamkit.trace.parameters import Takes, leaves_out
 from reparamkit.trace.reuse import Memory
+from reparamkit.trace.traced import Forked, Traced
 from reparamkit.trace.watch import storage_of, storages_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def survey(model: nn.Module, registry: Registry) -> Survey:
     found = Survey(modules, holders_of(modules))
     storages = storages_of(model)
     memory = Memory()
-    given, wide = Memory(memory.returns), Memory(memory.returns)
+    given, wide = Memory(memory.shared), Memory(memory.shared)
     for module in modules.values():
         if id(module) in found.traced or only_holds(module) or found.is_leaf(module, registry):
             continue

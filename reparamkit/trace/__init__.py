@@ -1,7 +1,9 @@
 """trace: the first stage. One module's own forward becomes a graph, its children as leaves.
 
 forward                                         start here: a forward runs on a recording twin of its module
-tracer, twin, parameters, sized, statements     what is recorded, and with what it is called
+traced, reasons                                 what comes of it, or why nothing does
+tracer, twin, classes, proxies                  what is recorded
+parameters, sized, statements                   with what it is called, and what it says
 borders, strips, shuffles, unstacked, unread    several steps that are one: padding, a shuffle, an entry of a stack
 symbols, bytecode, forks, ambient               what its code may ask, and every answer it may get
 watch, held, userstate, lasting                 what it holds beside its modules, may change, leaves behind

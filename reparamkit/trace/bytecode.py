@@ -8,8 +8,9 @@ from __future__ import annotations
 import builtins
 import dis
 import types
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+
+from reparamkit.remember import remembered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,13 +19,13 @@ _CONTAINERS: dict[object, type] = {"tuple": tuple, "list": list, "dict": dict}
 _NAMES = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_NAME")
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def instructions(code: types.CodeType) -> tuple[dis.Instruction, ...]:
     """What the code does, without what only helps the interpreter."""
     return tuple(i for i in dis.get_instructions(code) if i.opname not in ("PRECALL", "CACHE", "PUSH_NULL"))
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def _places(code: types.CodeType) -> dict[int, int]:
     """Which of the instructions stands at an offset."""
     return {step.offset: place for place, step in enumerate(instructions(code))}
@@ -51,7 +52,7 @@ def asserts(frame: types.FrameType) -> bool:
     return name == "LOAD_ASSERTION_ERROR" or (name == "LOAD_COMMON_CONSTANT" and steps[1].argval is AssertionError)
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def doubts(code: types.CodeType) -> tuple[str, ...]:
     """What the code does that no trace can hold, with the place."""
     found = [f"compares by identity ({code.co_qualname}, line {line})" for line in _identities(code)]

@@ -9,8 +9,8 @@ from torch import fx, nn
 
 from reparamkit.errors import Refusal
 from reparamkit.lift.facts import takes_part
-from reparamkit.trace.forward import Forked, Traced
 from reparamkit.trace.parameters import extras_read, forward_of, signature_of
+from reparamkit.trace.traced import Forked, Traced
 
 Given = fx.Node | tuple[fx.Node, ...]
 

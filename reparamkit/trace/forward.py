@@ -11,13 +11,8 @@ a `Refusal` with the reason and the source line; its children are still traced o
 
 from __future__ import annotations
 
-import dis
-import linecache
-import traceback
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
@@ -27,99 +22,19 @@ from reparamkit.errors import Refusal
 from reparamkit.lift.facts import Returned, is_tensor_module, surely_tensor
 from reparamkit.trace.ambient import ambient
 from reparamkit.trace.borders import write_borders
+from reparamkit.trace.classes import state_of
 from reparamkit.trace.forks import Forks, TooManyWays, runs
 from reparamkit.trace.lasting import Lasting, alike, left_behind
 from reparamkit.trace.parameters import Takes, placeholders
-from reparamkit.trace.reuse import Log, Memory
+from reparamkit.trace.proxies import proxies_in
+from reparamkit.trace.reasons import raises_itself, reason_of
+from reparamkit.trace.reuse import Log, Memory, Shared
 from reparamkit.trace.shuffles import write_shuffles
 from reparamkit.trace.statements import write_statements
+from reparamkit.trace.traced import Forked, Traced
 from reparamkit.trace.tracer import TwinTracer
-from reparamkit.trace.twin import Missing, proxies_in, state_of
 from reparamkit.trace.unstacked import write_unstacked
-from reparamkit.trace.watch import Untraceable, Watch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-_HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Traced:
-    """One module's forward as a graph.
-
-    Attributes:
-        graph: children are ``call_module`` nodes, parameters ``get_attr`` nodes.
-        constants: tensors the forward computed from parameters, by the name of their ``get_attr`` node.
-        fixed: parameters of the forward that were traced at their default value.
-        reads_training: whether the forward looked at ``self.training``.
-        reads: names of the parameters and buffers the forward itself looked at.
-        ran: paths of children that were run on constants.
-        stored: nodes whose values the forward leaves in an attribute.
-        switches: the context that part of it runs under, `torch.no_grad` or the like.
-        leaves: names of attributes that the forward sets to something else than a traced value.
-        guarded: whether the forward raises for some inputs, which the graph does not show.
-        looked: names of parameters of `reads` of which only the shape, the dtype or the device was asked for.
-        follows: whether it asks any parameter or buffer for no more than that.
-        past: storages of the model's tensors that the forward reads without asking its modules for them: it holds a
-            module in a list, a closure, a global.
-    """
-
-    graph: fx.Graph
-    constants: dict[str, Tensor]
-    fixed: dict[str, Any]
-    reads_training: bool
-    reads: frozenset[str]
-    ran: frozenset[str]
-    stored: frozenset[fx.Node]
-    switches: str
-    leaves: frozenset[str] = frozenset()
-    guarded: bool = False
-    looked: frozenset[str] = frozenset()
-    follows: bool = False
-    past: frozenset[int] = frozenset()
-
-    @property
-    def graphs(self) -> tuple[Traced, ...]:
-        """The one way there is; as `Forked.graphs`."""
-        return (self,)
-
-    @cached_property
-    def placeholders(self) -> tuple[fx.Node, ...]:
-        """The nodes of its parameters."""
-        return tuple(n for n in self.graph.nodes if n.op == "placeholder")
-
-    @cached_property
-    def calls(self) -> tuple[fx.Node, ...]:
-        """The nodes that call a child."""
-        return tuple(n for n in self.graph.nodes if n.op == "call_module")
-
-    @cached_property
-    def called(self) -> tuple[str, ...]:
-        """The children they call, by dotted name."""
-        return tuple(str(n.target) for n in self.calls)
-
-
-@dataclass(frozen=True)
-class Forked:
-    """A forward that goes more than one way, depending on what it is given.
-
-    Attributes:
-        main: its graph for a call that leaves the defaults alone, where that is one way.
-        ways: the other ways (all of them, without a `main`).
-        unknown: why there may be ways that were not seen.
-        closed: whether every call of it was seen.
-    """
-
-    main: Traced | None
-    ways: tuple[Traced, ...]
-    unknown: Refusal | None = None
-    closed: bool = False
-
-    @property
-    def graphs(self) -> tuple[Traced, ...]:
-        """All ways that were seen."""
-        return self.ways if self.main is None else (self.main, *self.ways)
+from reparamkit.trace.watch import Watch
 
 
 def trace(
@@ -141,10 +56,10 @@ def trace(
     known = None if memory is None else memory.recall(module)
     if known is not None:
         return known  # type: ignore[no-any-return]
-    log = Log() if memory is None else Log(returns=memory.returns)
+    log = Log() if memory is None else Log(shared=memory.shared)
     made = _every_way(module, storages, log, takes)
     if log.stumbled and isinstance(made, Refusal):
-        log = Log(sized=True, returns=log.returns)
+        log = Log(sized=True, shared=log.shared)
         made = _every_way(module, storages, log, takes)
     if memory is not None and not isinstance(made, Refusal) and not any(way.ran for way in made.graphs):
         memory.keep(module, log, made)
@@ -176,7 +91,7 @@ def _one_way(
     module: nn.Module, storages: frozenset[int], log: Log, forks: Forks, takes: Takes
 ) -> tuple[Traced | Refusal, bool]:
     """One way through; or why not, and whether a real call that goes this way would raise as well."""
-    tracer = TwinTracer(module, log, forks, partial(returned, known=log.returns))
+    tracer = TwinTracer(module, log, forks, partial(returned, shared=log.shared))
     try:
         return _followed(tracer, storages, takes)
     finally:
@@ -199,7 +114,7 @@ def _followed(tracer: TwinTracer, storages: frozenset[int], takes: Takes) -> tup
 def _unsettled(made: Traced, left: Lasting, first: TwinTracer, storages: frozenset[int], takes: Takes) -> str | None:
     """An attribute that makes the next call, on what this one left, another one."""
     script = tuple(taken for taken, _ in first.forks.answers)
-    log = Log(sized=first.log.sized, returns=first.log.returns)
+    log = Log(sized=first.log.sized, shared=first.log.shared)
     tracer = TwinTracer(first.module, log, Forks(script), first.returned, left.carried)
     try:
         again, _ = _run(first.module, storages, tracer, takes)
@@ -230,7 +145,7 @@ def _run(
         return Refusal("RK604", "nested too deeply for Python's recursion limit"), False
     except Exception as error:  # whatever a user's forward raises on a proxy is the reason it cannot be traced
         tracer.log.stumbled |= isinstance(error, TypeError)
-        return Refusal("RK604", _reason(error)), not tracer.broken and _raises(error)
+        return Refusal("RK604", reason_of(error)), not tracer.broken and raises_itself(error)
     finally:
         changed = symbols.held.restore()
     if tracer.broken:
@@ -271,71 +186,39 @@ def _made(tracer: TwinTracer, twin: nn.Module, watch: Watch) -> Traced:
     )
 
 
-def returned(module: nn.Module, known: dict[int, Returned]) -> Returned:
+def returned(module: nn.Module, shared: Shared) -> Returned:
     """What a call of `module` surely returns, as its forward tells.
 
     Args:
         module: a child of a module that is traced.
-        known: the answers so far, by identity. Forwards ask each other: without it, as often as they are nested.
+        shared: the answers so far. Forwards ask each other: without them, as often as they are nested.
     """
-    if id(module) not in known:
-        known[id(module)] = _returned(module, known)
-    return known[id(module)]
+    if id(module) not in shared.returns:
+        shared.returns[id(module)] = _returned(module, shared)
+    return shared.returns[id(module)]
 
 
-def _returned(module: nn.Module, known: dict[int, Returned]) -> Returned:
+def _returned(module: nn.Module, shared: Shared) -> Returned:
     if module._forward_hooks:
         return Returned()
     if type(module) is nn.Sequential:
-        return returned(module[-1], known) if len(module) else Returned()
+        return returned(module[-1], shared) if len(module) else Returned()
     if type(module).__module__.startswith("torch.nn."):
         return Returned(tensor=is_tensor_module(module))
-    traced = trace(module, frozenset(), Memory(known))
-    found = set() if isinstance(traced, Refusal) else {_end_of(way.graph, module, known) for way in traced.graphs}
+    traced = trace(module, frozenset(), Memory(shared))
+    found = set() if isinstance(traced, Refusal) else {_end_of(way.graph, module, shared) for way in traced.graphs}
     return found.pop() if len(found) == 1 else Returned()
 
 
-def _end_of(graph: fx.Graph, module: nn.Module, known: dict[int, Returned]) -> Returned:
+def _end_of(graph: fx.Graph, module: nn.Module, shared: Shared) -> Returned:
     last = next(n for n in graph.nodes if n.op == "output").args[0]
     if isinstance(last, (list, tuple)):
         return Returned(parts=len(last)) if type(last) in _PLAIN_LISTS else Returned()
     if not isinstance(last, fx.Node):
         return Returned()
     if last.op == "call_module":
-        return returned(module.get_submodule(str(last.target)), known)
-    return Returned(tensor=surely_tensor(last, lambda n: returned(module.get_submodule(str(n.target)), known).tensor))
+        return returned(module.get_submodule(str(last.target)), shared)
+    return Returned(tensor=surely_tensor(last, lambda n: returned(module.get_submodule(str(n.target)), shared).tensor))
 
 
 _PLAIN_LISTS = (list, tuple, immutable_list)
-
-
-def _raises(error: Exception) -> bool:
-    """Whether the user's own code raised it, so that a real call would end there too."""
-    if isinstance(error, Missing):
-        return True
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None or isinstance(error, Untraceable):
-        return False
-    code = last.tb_frame.f_code
-    home = str(last.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-    return home not in ("torch", "reparamkit") and dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).split("\n", 1)[0].strip() or type(error).__name__
-    place = _place(error)
-    return f"{text} (at {place})" if place else text
-
-
-def _place(error: Exception) -> str:
-    """File, line and text of the innermost frame that is the user's."""
-    frames: Iterable[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
-    for frame in reversed(list(frames)):
-        parts = Path(frame.filename).parts
-        if "torch" in parts or Path(frame.filename).parent == _HERE:
-            continue
-        line = linecache.getline(frame.filename, frame.lineno or 0).strip()
-        return f"{'/'.join(parts[-2:])}:{frame.lineno} `{line}`"
-    return ""

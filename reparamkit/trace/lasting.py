@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.fx.proxy import Proxy
 
-from reparamkit.trace.reuse import Absent
-from reparamkit.trace.twin import FILLABLE, REGISTRIES, proxies_in, state_of
+from reparamkit.trace.classes import Absent, state_of
+from reparamkit.trace.proxies import proxies_in
+from reparamkit.trace.twin import FILLABLE, REGISTRIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import types
 from enum import Enum
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from reparamkit.remember import remembered
 from reparamkit.trace.bytecode import instructions
 from reparamkit.trace.watch import Untraceable
 
@@ -88,7 +88,7 @@ def leaves_out(module: nn.Module) -> bool:
 _GIVEN = object()
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def _none_names(code: types.CodeType) -> frozenset[str]:
     """Local names that the code compares with None."""
     found = set()
@@ -124,7 +124,7 @@ def parameters_of(forward: Callable[..., Any]) -> Mapping[str, inspect.Parameter
     return dict(list(signature.parameters.items())[1:])
 
 
-@lru_cache(maxsize=4096)
+@remembered
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
     """`inspect.signature`, remembered: it is asked for at every call of every block."""
     return inspect.signature(function)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import fx
 
-from reparamkit.trace.forward import Traced
+from reparamkit.trace.traced import Traced
 
 
 class Reordering(Protocol):

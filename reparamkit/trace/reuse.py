@@ -17,12 +17,26 @@ from torch import Tensor, nn
 
 from reparamkit.lift.facts import Returned
 from reparamkit.paths import module_at
+from reparamkit.trace.classes import Absent, TwinClasses
 from reparamkit.trace.symbols import Symbols
 
 _SIMPLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, types.FunctionType)
 _MISSING = object()
 # Looked up by Python and by nn.Module's own machinery, the same for every instance of a class.
 _MACHINERY = frozenset({"_twin_tracer", "_twin_path", "_twin_log", "_modules", "_parameters", "_buffers"})
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all traces of one survey have in common.
+
+    Attributes:
+        returns: what modules return, by identity, as far as a trace has asked.
+        classes: of twins.
+    """
+
+    returns: dict[int, Returned] = field(default_factory=dict)
+    classes: TwinClasses = field(default_factory=TwinClasses)
 
 
 @dataclass
@@ -37,7 +51,7 @@ class Log:
         symbols: copies of the functions that are run.
         sized: whether parameters take traced sizes (`trace/sized.py`).
         stumbled: whether a run ended with a `TypeError`, as it does where they would have to.
-        returns: what modules return, by identity, as far as anything has asked.
+        shared: what other traces need as well.
     """
 
     seen: dict[tuple[str, str], Any] = field(default_factory=dict)
@@ -47,7 +61,7 @@ class Log:
     symbols: Symbols = field(default_factory=Symbols)
     sized: bool = False
     stumbled: bool = False
-    returns: dict[int, Returned] = field(default_factory=dict, repr=False)
+    shared: Shared = field(default_factory=Shared, repr=False)
 
     def note(self, path: str, name: str, value: Any) -> None:
         """Write down that `name` of the module at `path` is `value`."""
@@ -69,10 +83,6 @@ class Log:
             if holder is None or _fingerprint(_look(holder, name)) != found:
                 return False
         return True
-
-
-class Absent:
-    """Stands for an attribute that is not there."""
 
 
 def _fingerprint(value: Any) -> Any:
@@ -106,11 +116,11 @@ class Memory:
     """Traces so far, by class.
 
     Attributes:
-        returns: what modules return, by identity, as far as a trace has asked.
+        shared: what they have in common.
     """
 
-    def __init__(self, returns: dict[int, Returned] | None = None) -> None:
-        self.returns: dict[int, Returned] = {} if returns is None else returns
+    def __init__(self, shared: Shared | None = None) -> None:
+        self.shared = shared or Shared()
         self._traces: dict[type, list[tuple[Log, Any]]] = {}
 
     def recall(self, module: nn.Module) -> Any:
@@ -127,29 +137,3 @@ class Memory:
         known = self._traces.setdefault(type(module), [])
         if log.comparable and len(known) < 32:
             known.append((log, traced))
-
-
-def logging_attributes(cls: type) -> dict[str, Any]:
-    """Class members that write down every attribute a twin's code reads."""
-    lookups: tuple[Any, Any] = (getattr(cls, "__getattr__", None), cls.__getattribute__)
-    if lookups != (nn.Module.__getattr__, object.__getattribute__):
-        return {}
-
-    def read(self: Any, name: str) -> Any:
-        value = object.__getattribute__(self, name)
-        state = object.__getattribute__(self, "__dict__")
-        if name in state:
-            state["_twin_log"].note(state["_twin_path"], name, value)
-        elif name == "__dict__":
-            state["_twin_log"].comparable = False
-        return state["_twin_log"].symbols.of(value)
-
-    def absent(self: Any, name: str) -> Any:
-        state = object.__getattribute__(self, "__dict__")
-        for registry in ("_parameters", "_buffers", "_modules"):
-            if name in state[registry]:
-                return state[registry][name]
-        state["_twin_log"].note(state["_twin_path"], name, Absent)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
-    return {"__getattribute__": read, "__getattr__": absent}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx
 
-from reparamkit.trace.forward import Traced
+from reparamkit.trace.traced import Traced
 
 
 @dataclass(frozen=True)

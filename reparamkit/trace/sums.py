@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from reparamkit.errors import VerificationError
-from reparamkit.trace.forward import Traced
+from reparamkit.trace.traced import Traced
 
 _SIGNS = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), 1),

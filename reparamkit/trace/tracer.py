@@ -14,23 +14,13 @@ from torch.fx.proxy import Proxy, Scope, TracerBase
 from reparamkit.lift.facts import Returned, makes_tensor, parts_of, surely_tensor
 from reparamkit.lift.inplace import may_mutate
 from reparamkit.trace.ambient import ambient
+from reparamkit.trace.classes import Absent, state_of
 from reparamkit.trace.forks import Forks, TooManyWays
 from reparamkit.trace.held import exchanged, held_modules, own_places
 from reparamkit.trace.makers import Makers
-from reparamkit.trace.reuse import Absent, Log
-from reparamkit.trace.twin import (
-    FILLABLE,
-    REGISTRIES,
-    SKIPPED,
-    Children,
-    Seen,
-    Tensors,
-    TwinProxy,
-    own,
-    recording_class,
-    root_class,
-    state_of,
-)
+from reparamkit.trace.proxies import TwinProxy
+from reparamkit.trace.reuse import Log
+from reparamkit.trace.twin import FILLABLE, REGISTRIES, SKIPPED, Children, Seen, Tensors, own
 from reparamkit.trace.watch import Untraceable
 
 UNDER = "reparamkit_under"  # in the meta of a node: the context it was made under, where that is not the caller's
@@ -208,7 +198,8 @@ class TwinTracer(TracerBase):
     def twin(self, module: nn.Module, path: str) -> nn.Module:
         """The twin of `module`, itself to be run when it is the root, else recorded."""
         root = path == ""
-        cls = root_class(type(module)) if root else recording_class(type(module))
+        classes = self.log.shared.classes
+        cls = classes.rooted(type(module)) if root else classes.recording(type(module))
         copy: nn.Module = object.__new__(cls)
         state = dict(module.__dict__)
         for name, value in module.__dict__.items():
