@@ -17,7 +17,10 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from reparamkit.version import __version__
+
 if TYPE_CHECKING:
+    from reparamkit.answers import Split, Sum, Through
     from reparamkit.bench import Bench, bench
     from reparamkit.block import Block
     from reparamkit.branch import BranchOp
@@ -43,10 +46,9 @@ if TYPE_CHECKING:
     from reparamkit.plan import Plan
     from reparamkit.recipe import Recipe, load_recipe
     from reparamkit.report import Report
-    from reparamkit.rule import Lift, Rewritten, Split, Sum, Through, Transform, lifts
+    from reparamkit.rule import Lift, Rewritten, Transform, lifts
     from reparamkit.verify import verify
 
-__version__ = "0.1.0"
 
 __all__ = [
     "Bench",

@@ -15,15 +15,15 @@ from torch import fx
 from reparamkit.operators import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor, nn
 
+    from reparamkit.answers import Split, Stack, Tail
     from reparamkit.decide.cost import Cost
     from reparamkit.errors import Refusal
-    from reparamkit.merge import Term
     from reparamkit.operators import Picked, Scale
-    from reparamkit.rule import Split, Stack, Tail
+    from reparamkit.term import Term
     from reparamkit.trace.traced import Traced
 
 
@@ -251,17 +251,6 @@ class Flow:
             value.users.clear()
         for way in self.ways:
             way.release()
-
-
-def mapped(tree: Any, read: Callable[[fx.Node], Any]) -> Any:
-    """`tree` with every node replaced by what it stands for."""
-    if isinstance(tree, fx.Node):
-        return read(tree)
-    if isinstance(tree, (tuple, list)):
-        return (tuple if isinstance(tree, tuple) else list)(mapped(item, read) for item in tree)
-    if isinstance(tree, slice):
-        return slice(mapped(tree.start, read), mapped(tree.stop, read), mapped(tree.step, read))
-    return {k: mapped(v, read) for k, v in tree.items()} if isinstance(tree, dict) else tree
 
 
 def tensor_of(module: nn.Module, name: str) -> Any:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from reparamkit.errors import Refusal
-from reparamkit.merge import Like, Term
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Picked, Scale, Stencil
 from reparamkit.operators.conv import conv, with_groups
 from reparamkit.operators.conv_transpose import turned
@@ -19,6 +18,7 @@ from reparamkit.operators.vector import is_zero, values
 from reparamkit.rule import RuleSet
 from reparamkit.rules.dilation import on_grid
 from reparamkit.rules.sequential import compose_convs
+from reparamkit.term import Like, Term
 
 Band = Callable[[int, int, Tensor], None]
 

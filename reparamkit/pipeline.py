@@ -28,7 +28,8 @@ from reparamkit.errors import ModelError, RecipeError
 from reparamkit.example_form import form_of
 from reparamkit.keymap import key_map, keys_of, moved
 from reparamkit.loading import build_or_default
-from reparamkit.plan import Plan, let_go, make_plan
+from reparamkit.plan import Plan, let_go
+from reparamkit.planning import make_plan
 from reparamkit.recipe import Recipe, load_recipe
 from reparamkit.registry import Registry
 from reparamkit.report import Report

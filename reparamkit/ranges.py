@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from reparamkit.lift.facts import name_of
+from reparamkit.nodes.names import name_of
 from reparamkit.survey import hooked
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from torch import nn
 
 from reparamkit.check import checked_model
 from reparamkit.errors import ModelError
-from reparamkit.plan import Plan, make_plan
+from reparamkit.plan import Plan
 from reparamkit.planned import Planned
+from reparamkit.planning import make_plan
 from reparamkit.survey import Survey, survey
 
 if TYPE_CHECKING:

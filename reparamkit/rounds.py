@@ -17,8 +17,9 @@ from reparamkit.edits.splice import Journal, splice
 from reparamkit.edits.steps import steps_of
 from reparamkit.errors import Refusal
 from reparamkit.keymap import followed, key_map, keys_of
-from reparamkit.plan import Plan, make_plan
+from reparamkit.plan import Plan
 from reparamkit.planned import Planned
+from reparamkit.planning import make_plan
 from reparamkit.progress import watched
 from reparamkit.prove.merge import Proven, prove
 from reparamkit.prove.samples import Samples

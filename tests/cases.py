@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reparamkit.loading import build
-from reparamkit.merge import Algebra, Like, Term
+from reparamkit.merge import Algebra
 from reparamkit.operators import Conv, ConvTranspose, Operator, Scale, Stencil, conv, stencil, vector
 from reparamkit.operators.conv import Pad
 from reparamkit.operators.conv_transpose import conv_transpose
+from reparamkit.term import Like, Term
 
 RULES = build(autoload=False).merge
 ALGEBRA = Algebra(RULES)

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from reparamkit.errors import CODES, Refusal
 from reparamkit.lower import lower, numbers, realizable
-from reparamkit.merge import Term
 from reparamkit.operators import Conv, Operator, Scale, conv, conv_transpose, joined, placed, vector
 from reparamkit.operators import weight as w
 from reparamkit.operators.composed import composed
 from reparamkit.operators.conv import with_groups
+from reparamkit.term import Term
 from tests import cases
 from tests.cases import ALGEBRA, LIKE, RULES, assert_equal, attempt, draw, geometry, run, samples, term
 

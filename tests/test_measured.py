@@ -78,8 +78,8 @@ def test_a_layer_behind_one_that_does_not_pad_is_timed_on_what_is_left(monkeypat
 
 
 def test_the_job_of_a_transposed_convolution() -> None:
-    from reparamkit.merge import Like
     from reparamkit.operators.conv_transpose import conv_transpose
+    from reparamkit.term import Like
     from reparamkit.timing.job import Bench
 
     layer = nn.ConvTranspose2d(8, 4, 3, stride=2, groups=2)

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import reparamkit
+from reparamkit.answers import Call
 from reparamkit.errors import Refusal
 from reparamkit.operators import Layout, Scale, joined, stencil, vector
 from reparamkit.operators import weight as w
 from reparamkit.operators.conv import padded
-from reparamkit.rule import Call
 from reparamkit.rules import linear, no_op
 from reparamkit.rules.straight import straight
 from reparamkit.testing import randomize

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reparamkit.answers import Call, Tail, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, Layout, Scale, Stencil, stencil
 from reparamkit.operators import conv as conv_of
-from reparamkit.rule import Call, Tail, Through
 from reparamkit.rules import (
     border,
     conv,

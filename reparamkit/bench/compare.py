@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-import reparamkit
 from reparamkit.arguments import arguments
 from reparamkit.bench.engines import checked_engines, running
 from reparamkit.bench.latency import ROUND_SECONDS, Latency, latency
 from reparamkit.bench.memory import peak_activations
 from reparamkit.errors import ModelError
+from reparamkit.version import __version__
 
 
 @dataclass(frozen=True)
@@ -170,4 +170,4 @@ def size(model: nn.Module, example_inputs: Any) -> Size:
 def _environment(tensors: Sequence[Tensor]) -> dict[str, str]:
     device = tensors[0].device if tensors else torch.device("cpu")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {"reparamkit": reparamkit.__version__, "torch": torch.__version__, device.type: name}
+    return {"reparamkit": __version__, "torch": torch.__version__, device.type: name}

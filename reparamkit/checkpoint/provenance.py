@@ -15,12 +15,12 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-import reparamkit
 from reparamkit.checkpoint.file import sha256
 from reparamkit.errors import CheckpointError, OutputError, RecipeError
 from reparamkit.example_form import inputs_of
 from reparamkit.output import checked_target, replacing
 from reparamkit.recipe import Recipe, load_recipe
+from reparamkit.version import __version__
 
 if TYPE_CHECKING:
     from reparamkit.report import Report
@@ -39,7 +39,7 @@ def metadata_of(model: nn.Module, report: Report | None, source: Path | None) ->
         source: the checkpoint that was converted; only its hash is kept.
     """
     recipe = None if report is None else report.spec
-    found = {"format": "pt", f"{_PREFIX}version": reparamkit.__version__, f"{_PREFIX}torch": torch.__version__}
+    found = {"format": "pt", f"{_PREFIX}version": __version__, f"{_PREFIX}torch": torch.__version__}
     if recipe is not None:
         text = json.dumps(plain(recipe), sort_keys=True)
         found[f"{_PREFIX}recipe"] = text

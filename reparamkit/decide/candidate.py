@@ -13,8 +13,8 @@ from reparamkit.errors import Refusal
 if TYPE_CHECKING:
     from reparamkit.decide.policy import Policy
     from reparamkit.flow import Value
-    from reparamkit.merge import Term
     from reparamkit.operators import Layout
+    from reparamkit.term import Term
 
 
 @dataclass(frozen=True, eq=False)

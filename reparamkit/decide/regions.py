@@ -12,8 +12,8 @@ from reparamkit.edits.region import region
 from reparamkit.errors import Refusal
 from reparamkit.lift.chain import path_term
 from reparamkit.lower import realizable
-from reparamkit.merge import Term
 from reparamkit.operators import Arranged, Layout, Scale, Stencil
+from reparamkit.term import Term
 
 if TYPE_CHECKING:
     from reparamkit.decide.policy import Policy

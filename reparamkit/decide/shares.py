@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from reparamkit.flow import Share, Value
 from reparamkit.lift.link import link
-from reparamkit.merge import Term
 from reparamkit.operators import Layout, Scale
 from reparamkit.rules import averaging
 from reparamkit.rules.sizes import channels_of
 from reparamkit.rules.spread import RULE, may_spread
+from reparamkit.term import Term
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence

@@ -10,8 +10,8 @@ from reparamkit.decide.cost import Cost, cost_of
 from reparamkit.errors import Refusal
 from reparamkit.lift.chain import nearest_common, path_term
 from reparamkit.lower import realizable
-from reparamkit.merge import Term
 from reparamkit.rules.sizes import channels_of
+from reparamkit.term import Term
 from reparamkit.trace.sums import Addend, Regrouping, addends, sign_of
 
 if TYPE_CHECKING:

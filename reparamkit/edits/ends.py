@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from reparamkit.lift.facts import name_of
+from reparamkit.nodes.names import name_of
 from reparamkit.operators import Conv, Layout, Scale
 from reparamkit.operators.conv import pointwise
 from reparamkit.paths import below

@@ -11,10 +11,11 @@ from reparamkit.flow import Flow
 from reparamkit.lift.chain import path_term
 from reparamkit.lift.lifter import Lifter
 from reparamkit.lower import numbers, realizable
-from reparamkit.merge import Algebra, Like
+from reparamkit.merge import Algebra
 from reparamkit.operators import Conv
 from reparamkit.registry import Registry
 from reparamkit.survey import survey
+from reparamkit.term import Like
 
 
 def folded(block: nn.Module, layer: Layer, registry: Registry) -> tuple[Tensor, Tensor] | Refusal:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-import reparamkit
 from reparamkit.catalogue import catalogue
 from reparamkit.errors import MissingExtraError
 from reparamkit.html.diagram import before_and_after, histogram
 from reparamkit.html.ranges import ranges
+from reparamkit.version import __version__
 
 if TYPE_CHECKING:
     from reparamkit.bench.compare import Size
@@ -113,7 +113,7 @@ def _kinds(report: Reported) -> list[dict[str, Any]]:
 
 def _environment() -> dict[str, str]:
     return {
-        "reparamkit": reparamkit.__version__,
+        "reparamkit": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from reparamkit.flow import Frame
 from reparamkit.lift.chain import path_term
-from reparamkit.merge import Algebra, Term
+from reparamkit.merge import Algebra
 from reparamkit.operators import Conv, Operator, Scale
 from reparamkit.operators.vector import values
+from reparamkit.term import Term
 from reparamkit.trace.traced import Forked
 
 _RTOL = 1e-12  # of numbers that two ways compute in float64 from the same parameters

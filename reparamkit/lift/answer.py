@@ -8,11 +8,12 @@ from typing import Any, get_args
 
 from torch import nn
 
+from reparamkit.answers import Cat, Split, Stack, Sum, Tail, Through
 from reparamkit.errors import Refusal
 from reparamkit.guarded import refusal
 from reparamkit.lift.onlooker import only_looks
 from reparamkit.operators import Operator
-from reparamkit.rule import Cat, Lift, Split, Stack, Sum, Tail, Through
+from reparamkit.rule import Lift
 from reparamkit.sound import Unsound, settled
 
 _OPERATORS = get_args(Operator)

@@ -10,21 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from reparamkit.answers import Call, Cat, Stack, Sum, Through
 from reparamkit.errors import Refusal
-from reparamkit.flow import Flow, Frame, Value, mapped
+from reparamkit.flow import Flow, Frame, Value
 from reparamkit.lift.answer import answer_about_call
 from reparamkit.lift.constant import constant_of, may_be_constant, stored
 from reparamkit.lift.cuts import cut_sizes, is_cut, is_part, read_through
-from reparamkit.lift.facts import entries_of, rank_of_call
-from reparamkit.lift.inplace import mutates
 from reparamkit.lift.link import like_of, link, link_cat, link_sum
 from reparamkit.lift.made import context_of, inputs_of, new_value
 from reparamkit.lift.ranks import channels_as_read
-from reparamkit.merge import Algebra, Term
+from reparamkit.merge import Algebra
+from reparamkit.nodes.inplace import mutates
+from reparamkit.nodes.ranks import entries_of, rank_of_call
+from reparamkit.nodes.tree import mapped
 from reparamkit.operators import Conv
 from reparamkit.registry import Registry
-from reparamkit.rule import Call, Cat, Lift, Stack, Sum, Through
+from reparamkit.rule import Lift
 from reparamkit.survey import Survey
+from reparamkit.term import Term
 
 _META_METHODS = {"size", "dim", "numel", "ndimension", "stride", "element_size", "nelement"}
 _META_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad", "names", "layout"}

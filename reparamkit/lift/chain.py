@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reparamkit.errors import Refusal
-from reparamkit.merge import Algebra, Term
+from reparamkit.merge import Algebra
 from reparamkit.operators import Picked, Scale
+from reparamkit.term import Term
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

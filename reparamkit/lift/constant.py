@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from reparamkit.flow import mapped, tensor_of
-from reparamkit.lift.facts import name_of
-from reparamkit.lift.inplace import mutates
+from reparamkit.flow import tensor_of
+from reparamkit.nodes.inplace import mutates
+from reparamkit.nodes.names import name_of
+from reparamkit.nodes.tree import mapped
 
 if TYPE_CHECKING:
     from reparamkit.flow import Frame

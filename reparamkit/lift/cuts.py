@@ -5,7 +5,8 @@ from __future__ import annotations
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from reparamkit.lift.facts import name_of, takes_part
+from reparamkit.nodes.names import name_of
+from reparamkit.nodes.parts import takes_part
 from reparamkit.rules.sizes import channel_axis, channel_number, channels_of
 
 if TYPE_CHECKING:

@@ -6,20 +6,22 @@ from collections import Counter
 
 from torch import fx, nn
 
+from reparamkit.answers import Split, Tail
 from reparamkit.errors import Refusal
 from reparamkit.flow import Flow, Frame, Value
 from reparamkit.lift.answer import answer_about_module
-from reparamkit.lift.facts import rank_of_module
 from reparamkit.lift.link import like_of, link
 from reparamkit.lift.made import context_of, inputs_of, new_value
 from reparamkit.lift.sharing import call_sites
 from reparamkit.lift.sharing import may_have_copies as could_have_copies
-from reparamkit.merge import Algebra, Term
+from reparamkit.merge import Algebra
+from reparamkit.nodes.ranks import rank_of_module
 from reparamkit.paths import tensors_of
 from reparamkit.registry import Registry
-from reparamkit.rule import Lift, Split, Tail
+from reparamkit.rule import Lift
 from reparamkit.rules import no_op, unshare
 from reparamkit.survey import Survey, hooked
+from reparamkit.term import Term
 
 _ANCHORS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 

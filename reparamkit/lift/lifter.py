@@ -18,17 +18,19 @@ from reparamkit.flow import Flow, Frame, Value
 from reparamkit.lift.agree import agreed, may_agree
 from reparamkit.lift.calls import CallLifter
 from reparamkit.lift.escapes import escape, escape_dropped, escape_outputs
-from reparamkit.lift.inplace import mark_shared_mutation, may_mutate
+from reparamkit.lift.inplace import mark_shared_mutation
 from reparamkit.lift.leaves import LeafLifter, rank_after
 from reparamkit.lift.link import link
 from reparamkit.lift.made import inputs_of, new_value
 from reparamkit.lift.own_layer import own_layer
 from reparamkit.lift.ranks import rank_as_read
-from reparamkit.merge import Algebra, Term
+from reparamkit.merge import Algebra
+from reparamkit.nodes.inplace import may_mutate
 from reparamkit.paths import joined
 from reparamkit.registry import Registry
 from reparamkit.rule import Lift
 from reparamkit.survey import Survey
+from reparamkit.term import Term
 from reparamkit.trace.calls import Given, bound, way_of
 from reparamkit.trace.traced import Forked, Traced
 from reparamkit.trace.tracer import UNDER

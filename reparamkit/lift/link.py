@@ -8,12 +8,14 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from reparamkit.answers import Cat
 from reparamkit.errors import Refusal
 from reparamkit.flow import Value
 from reparamkit.lift.chain import nearest_common, path_term, sum_term
-from reparamkit.merge import Algebra, Like, Term
+from reparamkit.merge import Algebra
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Stencil
-from reparamkit.rule import Cat, Lift
+from reparamkit.rule import Lift
+from reparamkit.term import Like, Term
 
 
 def like_of(tensors: Iterable[Tensor], op: Operator, lift: Lift, owner: nn.Module | None = None) -> Like | None:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
 
+from reparamkit.answers import Call, Tail, Through
 from reparamkit.errors import Refusal
-from reparamkit.flow import Value, mapped
+from reparamkit.flow import Value
+from reparamkit.nodes.tree import mapped
 from reparamkit.operators import Conv
-from reparamkit.rule import Call, Tail, Through
 from reparamkit.trace.forward import trace
 
 if TYPE_CHECKING:

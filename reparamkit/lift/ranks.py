@@ -11,16 +11,10 @@ import torch
 from torch import fx, nn
 
 from reparamkit.lift.cuts import is_cut
-from reparamkit.lift.facts import (
-    CONV_RANKS,
-    RANKED,
-    is_pooling,
-    is_shape,
-    keeps_channels,
-    keeps_rank,
-    rank_of_module,
-    takes_part,
-)
+from reparamkit.nodes.parts import takes_part
+from reparamkit.nodes.ranks import CONV_RANKS, RANKED, keeps_channels, keeps_rank, rank_of_module
+from reparamkit.nodes.shapes import is_shape
+from reparamkit.nodes.tensors import is_pooling
 from reparamkit.paths import joined
 from reparamkit.trace.proxies import PARTS
 from reparamkit.trace.traced import Traced

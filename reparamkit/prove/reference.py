@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
-from reparamkit.flow import mapped
 from reparamkit.lift.constant import stored
-from reparamkit.lift.facts import is_shape
+from reparamkit.nodes.shapes import is_shape
+from reparamkit.nodes.tree import mapped
 from reparamkit.prove.modules import run_module
 
 if TYPE_CHECKING:

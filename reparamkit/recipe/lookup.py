@@ -8,7 +8,6 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-import reparamkit
 from reparamkit.errors import RecipeError
 from reparamkit.recipe.file import SUFFIXES
 from reparamkit.recipe.problem import closest, quoted
@@ -23,7 +22,7 @@ def shipped_recipes() -> dict[str, Traversable]:
     # In a wheel the folder lies inside the package, in a checkout beside it.
     folder: Traversable = files("reparamkit") / "recipes"
     if not folder.is_dir():
-        folder = Path(reparamkit.__file__).parent.parent / "recipes"
+        folder = Path(__file__).parents[2] / "recipes"
     if not folder.is_dir():
         return {}
     found = {stem(file.name): file for file in folder.iterdir() if file.name.endswith(SUFFIXES)}

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reparamkit.answers import Call, Context, Sum, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Scale
-from reparamkit.rule import Call, Context, Lift, Rule, Sum, Through
+from reparamkit.rule import Lift, Rule
 from reparamkit.rules.branch_sum import RULE
 from reparamkit.rules.constants import per_channel
 

@@ -14,10 +14,11 @@ from dataclasses import replace
 
 import torch
 
+from reparamkit.answers import Call, Context, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, conv
 from reparamkit.operators.vector import Vector
-from reparamkit.rule import Call, Context, Lift, Rule, Through
+from reparamkit.rule import Lift, Rule
 from reparamkit.rules.usable import unusable
 from reparamkit.trace.borders import bordered
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
+from reparamkit.answers import Call, Context, Sum, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose, Scale, Stencil
 from reparamkit.operators.joined import summed
 from reparamkit.operators.vector import plus
-from reparamkit.rule import Add, Call, Context, Lift, Rule, Sum, Through
+from reparamkit.rule import Add, Lift, Rule
 from reparamkit.rules.averaging import spatial_mean
 from reparamkit.rules.constants import shifting
 from reparamkit.rules.stacked import is_along, lift_stack, lift_unflatten, stack_of, sum_of

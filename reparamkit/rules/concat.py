@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from reparamkit.answers import Call, Cat, Context
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv
 from reparamkit.operators.conv import stack, with_groups
-from reparamkit.rule import Call, Cat, Concat, Context, Lift, Rule
+from reparamkit.rule import Concat, Lift, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

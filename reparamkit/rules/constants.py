@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reparamkit.answers import Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Scale
-from reparamkit.rule import Through
 
 
 def scalar(number: float) -> Tensor:

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from reparamkit.answers import Call, Context, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, ConvTranspose, conv, conv_transpose, vector
-from reparamkit.rule import Call, Context, Lift, Lower, Rule, Through
+from reparamkit.rule import Lift, Lower, Rule
 from reparamkit.rules.usable import of_other_length, of_other_rank, unusable
 
 RULE = "core/conv"

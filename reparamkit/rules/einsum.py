@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reparamkit.answers import Call, Context, Stack, Sum, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import conv
-from reparamkit.rule import Call, Context, Lift, Rule, Stack, Sum, Through
+from reparamkit.rule import Lift, Rule
 from reparamkit.rules.constants import times
 from reparamkit.rules.stacked import is_along, scaled_stack, stack_of, sum_of
 

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reparamkit.answers import Call, Context, Stack, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Arranged, Conv, ConvTranspose, Layout, Operator, Scale, Stencil
-from reparamkit.rule import Call, Compose, Context, Lift, Rule, Stack, Through
+from reparamkit.rule import Compose, Lift, Rule
 from reparamkit.rules import scale, sequential
 from reparamkit.rules.folded import folded, unfolded
 from reparamkit.rules.sizes import channels_of, is_batch, is_channels, kept_from, listed

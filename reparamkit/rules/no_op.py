@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from reparamkit.answers import Call, Context, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Scale
-from reparamkit.rule import Call, Context, Lift, Rule, Through
+from reparamkit.rule import Lift, Rule
 
 RULE = "core/no_op"
 

@@ -15,9 +15,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from reparamkit.answers import Context, Tail
 from reparamkit.errors import Refusal
 from reparamkit.operators import Scale
-from reparamkit.rule import Context, Lift, Rule, Tail
+from reparamkit.rule import Lift, Rule
 from reparamkit.rules.usable import unusable
 
 RULE = "core/norm_affine"

@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 
+from reparamkit.answers import Call, Context, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, Operator, Picked, Scale, Stencil
 from reparamkit.operators.conv import stack
 from reparamkit.operators.joined import selected
 from reparamkit.operators.vector import Vector
-from reparamkit.rule import Call, Compose, Concat, Context, Lift, Rule, Through
+from reparamkit.rule import Compose, Concat, Lift, Rule
 from reparamkit.rules import dilation, kernel_padding, pad, scale, sequential, shuffle
 from reparamkit.rules.sizes import channel_axis, channels_of
 

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from reparamkit.answers import Call, Context, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Stencil, stencil
-from reparamkit.rule import Call, Context, Lift, Rule, Through
+from reparamkit.rule import Lift, Rule
 from reparamkit.rules.conv import each
 
 RULE = "core/pooling"

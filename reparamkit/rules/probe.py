@@ -16,8 +16,9 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reparamkit.answers import Call, Context, Through
 from reparamkit.errors import Refusal
-from reparamkit.rule import Call, Context, Lift, Rule, Through
+from reparamkit.rule import Lift, Rule
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

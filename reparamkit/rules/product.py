@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from reparamkit.answers import Call, Context, Stack, Through
 from reparamkit.errors import Refusal
-from reparamkit.rule import Call, Context, Lift, Rule, Stack, Through
+from reparamkit.rule import Lift, Rule
 from reparamkit.rules import branch_sum, scale
 from reparamkit.rules.constants import times
 from reparamkit.rules.stacked import scaled_stack, stack_of

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from reparamkit.answers import Call, Context, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Layout, Scale
-from reparamkit.rule import Call, Context, Lift, Rule, Through
+from reparamkit.rule import Lift, Rule
 from reparamkit.rules.folded import folds_of
 from reparamkit.rules.regroup import pixels
 from reparamkit.rules.sizes import axis_of, whose

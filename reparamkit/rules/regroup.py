@@ -16,10 +16,11 @@ from typing import Any
 from torch import nn
 from torch.nn import functional as F
 
+from reparamkit.answers import Call, Context, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Layout, Scale
 from reparamkit.operators.regroup import Dealt, Grouped, Regroup
-from reparamkit.rule import Call, Context, Lift, Rule, Through
+from reparamkit.rule import Lift, Rule
 
 RULE = "core/regroup"
 

@@ -19,9 +19,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from reparamkit.answers import Call, Context, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Layout, Picked, Scale
-from reparamkit.rule import Call, Context, Lift, Rule, Through
+from reparamkit.rule import Lift, Rule
 from reparamkit.rules.regroup import dealt
 from reparamkit.rules.sizes import channel_axis, channels_in
 

@@ -6,8 +6,9 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from reparamkit.flow import mapped
-from reparamkit.lift.facts import asked_size, is_shape, name_of
+from reparamkit.nodes.names import name_of
+from reparamkit.nodes.shapes import asked_size, is_shape
+from reparamkit.nodes.tree import mapped
 from reparamkit.operators import Arranged, Conv, Layout, Picked, Scale, Stencil
 
 _ELEMENTWISE = frozenset(

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from reparamkit.answers import Call, Context, Stack, Sum, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Picked, Scale
-from reparamkit.rule import Call, Context, Stack, Sum, Through
 from reparamkit.rules.constants import per_channel, scalar, times
 from reparamkit.rules.scale import scale_of_scale
 from reparamkit.rules.sizes import channel_axis, channels_of, is_batch, is_position

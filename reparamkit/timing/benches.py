@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from reparamkit.flow import Flow, Value
-    from reparamkit.merge import Like
     from reparamkit.survey import Survey
+    from reparamkit.term import Like
 
 _Shape = tuple[int, ...]
 _FAR = 40  # values that are asked for a size, one in front of the other

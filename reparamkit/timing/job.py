@@ -10,7 +10,7 @@ from reparamkit.operators import Conv, ConvTranspose, Operator, Scale, Stencil
 if TYPE_CHECKING:
     import torch
 
-    from reparamkit.merge import Like
+    from reparamkit.term import Like
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from reparamkit.errors import Refusal
-from reparamkit.lift.facts import takes_part
+from reparamkit.nodes.parts import takes_part
 from reparamkit.trace.parameters import extras_read, forward_of, signature_of
 from reparamkit.trace.traced import Forked, Traced
 

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_list
 
 from reparamkit.errors import Refusal
-from reparamkit.lift.facts import Returned, is_tensor_module, surely_tensor
+from reparamkit.nodes.tensors import Returned, is_tensor_module, surely_tensor
 from reparamkit.trace.ambient import ambient
 from reparamkit.trace.borders import write_borders
 from reparamkit.trace.classes import state_of

@@ -12,15 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 
-from reparamkit.lift.facts import (
-    asked_size,
-    entries_of,
-    is_shape,
-    keeps_channels,
-    name_of,
-    rank_of_call,
-    rank_of_module,
-)
+from reparamkit.nodes.names import name_of
+from reparamkit.nodes.ranks import entries_of, keeps_channels, rank_of_call, rank_of_module
+from reparamkit.nodes.shapes import asked_size, is_shape
 from reparamkit.paths import joined, module_at
 
 if TYPE_CHECKING:

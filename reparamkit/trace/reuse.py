@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reparamkit.lift.facts import Returned
+from reparamkit.nodes.tensors import Returned
 from reparamkit.paths import module_at
 from reparamkit.trace.classes import Absent, TwinClasses
 from reparamkit.trace.symbols import Symbols

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from reparamkit.lift.facts import name_of
+from reparamkit.nodes.names import name_of
 
 _SAME = frozenset({"to", "type_as", "contiguous", "clone"})
 _FILLED = {"new_zeros": 0.0, "zeros": 0.0, "new_ones": 1.0, "ones": 1.0}

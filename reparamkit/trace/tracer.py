@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Proxy, Scope, TracerBase
 
-from reparamkit.lift.facts import Returned, makes_tensor, parts_of, surely_tensor
-from reparamkit.lift.inplace import may_mutate
+from reparamkit.nodes.inplace import may_mutate
+from reparamkit.nodes.parts import parts_of
+from reparamkit.nodes.tensors import Returned, makes_tensor, surely_tensor
 from reparamkit.trace.ambient import ambient
 from reparamkit.trace.classes import Absent, state_of
 from reparamkit.trace.forks import Forks, TooManyWays

@@ -6,7 +6,7 @@ import operator
 
 from torch import fx
 
-from reparamkit.lift.facts import name_of
+from reparamkit.nodes.names import name_of
 
 _MADE = frozenset("expand broadcast_to repeat to type_as new_zeros new_ones zeros ones floordiv stack unbind".split())
 

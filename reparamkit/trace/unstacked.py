@@ -11,8 +11,8 @@ from collections.abc import Callable, Container
 
 from torch import fx
 
-from reparamkit.lift.facts import entries_stacked
-from reparamkit.lift.inplace import mutates
+from reparamkit.nodes.inplace import mutates
+from reparamkit.nodes.parts import entries_stacked
 from reparamkit.trace.unread import erase_unread
 
 

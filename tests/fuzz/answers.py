@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import reparamkit
+from reparamkit.answers import Cat, Split, Sum, Tail, Through
 from reparamkit.errors import Refusal, ReparamError
 from reparamkit.operators import Scale
-from reparamkit.rule import Cat, Split, Sum, Tail, Through
 from tests.helpers import assert_same, assert_untouched, snapshot
 
 C = 4

@@ -40,8 +40,9 @@ def test_e09_offloaded_weights_are_an_error() -> None:
 
 def test_e09_two_devices_in_one_merge_are_refused() -> None:
     from reparamkit.loading import default_registry
-    from reparamkit.merge import Algebra, Like, Term
+    from reparamkit.merge import Algebra
     from reparamkit.operators import conv
+    from reparamkit.term import Like, Term
 
     algebra = Algebra(default_registry().merge, lambda rule: True)
     kernel = torch.ones(C, C, 1, 1, dtype=torch.float64)

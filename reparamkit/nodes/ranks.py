@@ -1,4 +1,4 @@
-"""How many axes a value has, as far as the graph alone can tell; `None` where it cannot.
+"""ranks: how many axes a value has, as far as the graph alone can tell; `None` where it cannot.
 
 It decides which axis a `BatchNorm1d` or a negative index means. Convolutions are taken to see batched input
 (torch also accepts unbatched; batch norm does not).
@@ -7,14 +7,16 @@ It decides which axis a `BatchNorm1d` or a negative index means. Convolutions ar
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 from torch.nn import functional as F
 
+from reparamkit.nodes.names import name_of
+from reparamkit.nodes.shapes import is_shape
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 _SAME_MODULES = (
     "torch.nn.modules.activation",
@@ -27,7 +29,8 @@ _SAME_MODULES = (
     "torch.nn.modules.channelshuffle",
     "torch.nn.modules.pixelshuffle",
 )
-_SAME = {
+
+SAME_RANK = {
     *(
         "relu relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu mish softplus softmax"
     ).split(),
@@ -50,9 +53,10 @@ _SAME = {
     *("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool2d conv1d conv2d conv3d").split(),
 }
 
-
 CONV_RANKS: dict[Any, int] = {F.conv1d: 3, F.conv2d: 4, F.conv3d: 5}
-_FIXED: dict[Any, int] = {**CONV_RANKS, F.adaptive_avg_pool2d: 4, F.avg_pool2d: 4, F.max_pool2d: 4}
+
+FIXED_RANKS: dict[Any, int] = {**CONV_RANKS, F.adaptive_avg_pool2d: 4, F.avg_pool2d: 4, F.max_pool2d: 4}
+
 # Modules that take one number of axes only (a BatchNorm1d takes two or three).
 RANKED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm2d, nn.BatchNorm3d, nn.AvgPool2d, nn.MaxPool2d)
 
@@ -75,11 +79,6 @@ def rank_of_module(module: nn.Module, rank: int | None) -> int | None:
     return None
 
 
-def name_of(target: Any) -> str:
-    """The name of what a node calls: of a function or a method."""
-    return target if isinstance(target, str) else str(getattr(target, "__name__", ""))
-
-
 def rank_of_call(
     target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ranks: list[int | None], entries: int | None = None
 ) -> int | None:
@@ -93,8 +92,8 @@ def rank_of_call(
         entries: of the shape that is the second argument, where it is one.
     """
     name = name_of(target)
-    if not isinstance(target, str) and target in _FIXED:
-        return _FIXED[target]
+    if not isinstance(target, str) and target in FIXED_RANKS:
+        return FIXED_RANKS[target]
     if name == "flatten":
         start = kwargs.get("start_dim", args[1] if len(args) > 1 else 0)
         end = kwargs.get("end_dim", args[2] if len(args) > 2 else -1)
@@ -119,7 +118,7 @@ def rank_of_call(
         return _indexed(args[1], ranks[0] if ranks else None)
     if name in ("unsqueeze", "stack"):
         return ranks[0] + 1 if ranks and ranks[0] and len(set(ranks)) == 1 else None
-    if name in _SAME:
+    if name in SAME_RANK:
         known_ranks = [r for r in ranks if r is not None]
         return max(known_ranks) if known_ranks and len(known_ranks) == len(ranks) else None
     return None
@@ -134,6 +133,7 @@ def keeps_rank(node: fx.Node, user: fx.Node) -> bool:
 
 
 _POOLS = frozenset(f"{kind}_pool{nd}d" for kind in ("avg", "max", "adaptive_avg", "adaptive_max") for nd in (1, 2, 3))
+
 _CHANNELWISE = _POOLS | frozenset(
     "relu relu_ relu6 silu gelu sigmoid tanh hardswish hardsigmoid hardtanh leaky_relu elu selu mish softplus "
     "dropout dropout2d contiguous clone to float half double interpolate batch_norm group_norm".split()
@@ -147,11 +147,6 @@ def keeps_channels(node: fx.Node, user: fx.Node) -> bool:
         and user.args[:1] == (node,)
         and name_of(user.target) in _CHANNELWISE
     )
-
-
-def is_pooling(module: nn.Module) -> bool:
-    """Whether it is one of torch's poolings, which return one tensor."""
-    return type(module).__module__ == "torch.nn.modules.pooling" and is_tensor_module(module)
 
 
 def entries_of(node: fx.Node, entries: Callable[[fx.Node], int | None]) -> int | None:
@@ -202,145 +197,3 @@ def _indexed(index: Any, rank: int | None) -> int | None:
     gone = sum(isinstance(p, int) for p in parts)
     new = sum(p is None for p in parts)
     return rank - gone + new
-
-
-def makes_tensor(node: fx.Node, called: nn.Module | None) -> bool:
-    """Whether a node surely computes one tensor; `called` is the module it calls."""
-    if node.op == "call_module":
-        return is_tensor_module(called)
-    if node.op != "call_function":
-        return False
-    if node.target in CONV_RANKS or node.target in _FIXED:
-        return True
-    home, name = str(getattr(node.target, "__module__", "")), getattr(node.target, "__name__", "")
-    if home.partition(".")[0] in ("torch", "") and name in _SAME:
-        return not node.kwargs.get("return_indices", False)
-    return False
-
-
-def surely_tensor(node: fx.Node, returns: Callable[[fx.Node], bool]) -> bool:
-    """Whether a node surely computes one tensor, in a sum or a product because one of its operands is one.
-
-    Args:
-        node: of a traced forward.
-        returns: whether a call of a module surely returns one.
-    """
-    waiting, asked = [node], set[fx.Node]()
-    while waiting:
-        one = waiting.pop()
-        if returns(one) if one.op == "call_module" else makes_tensor(one, None):
-            return True
-        asked.add(one)
-        if one.target in _ARITHMETIC:
-            waiting += [operand for operand in one.all_input_nodes if operand not in asked]
-    return False
-
-
-_NAMES = ("add", "sub", "mul", "truediv", "iadd", "isub", "imul", "itruediv")
-_ARITHMETIC = frozenset(getattr(operator, name) for name in _NAMES)
-
-
-@dataclass(frozen=True)
-class Returned:
-    """What a call of a module surely returns.
-
-    Attributes:
-        tensor: one tensor.
-        parts: a list or tuple of so many values.
-    """
-
-    tensor: bool = False
-    parts: int | None = None
-
-
-def is_tensor_module(module: nn.Module | None) -> bool:
-    """Whether it is a layer of torch that returns one tensor."""
-    home = type(module).__module__
-    known = home in _TENSOR_MODULES and not isinstance(module, nn.MultiheadAttention)
-    return known and not getattr(module, "return_indices", False)
-
-
-_TENSOR_MODULES = frozenset(
-    f"torch.nn.modules.{name}"
-    for name in (
-        "activation batchnorm channelshuffle conv dropout flatten instancenorm linear normalization padding "
-        "pixelshuffle pooling upsampling"
-    ).split()
-)
-
-
-def parts_of(node: fx.Node) -> tuple[int | None, bool]:
-    """How many parts an iteration over the value has at most, and whether exactly; `None` where nothing tells."""
-    name = name_of(node.target)
-    wanted = node.args[1] if len(node.args) > 1 else None
-    entries = entries_stacked(node)
-    if entries is not None:
-        return len(entries), True
-    if name in ("chunk", "tensor_split", "unsafe_chunk"):
-        count = node.kwargs.get("chunks", node.kwargs.get("sections", wanted))
-        return (count, False) if type(count) is int and 0 < count <= _MAX_PARTS else (None, False)
-    if name in ("split", "split_with_sizes"):
-        sizes = node.kwargs.get("split_size_or_sections", node.kwargs.get("split_size", wanted))
-        return (len(sizes), True) if isinstance(sizes, (list, tuple)) else (None, False)
-    if node.target is operator.getitem and isinstance(wanted, slice) and is_shape(node.args[0]):
-        return _sliced(wanted), True
-    return None, False
-
-
-_MAX_PARTS = 8
-
-
-def entries_stacked(node: Any) -> Sequence[fx.Node] | None:
-    """What stands side by side along the axis that an iteration over a stack, or over its `unbind`, goes along."""
-    if not isinstance(node, fx.Node) or name_of(node.target) not in ("stack", "unbind"):
-        return None
-    along = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    whole = node.kwargs.get("tensors", node.kwargs.get("input", node.args[0] if node.args else None))
-    if name_of(node.target) == "stack":
-        return whole if along == 0 and _are_nodes(whole) else None  # type: ignore[return-value]
-    if not isinstance(whole, fx.Node) or name_of(whole.target) != "stack":
-        return None
-    stacked = whole.kwargs.get("tensors", whole.args[0] if whole.args else None)
-    same = along == whole.kwargs.get("dim", whole.args[1] if len(whole.args) > 1 else 0)
-    return stacked if same and _are_nodes(stacked) else None  # type: ignore[return-value]
-
-
-def _are_nodes(found: Any) -> bool:
-    return isinstance(found, (list, tuple)) and all(isinstance(one, fx.Node) for one in found)
-
-
-def takes_part(node: fx.Node) -> bool:
-    """Whether it takes one part of a value, by number."""
-    return node.target is operator.getitem and type(node.args[1]) is int
-
-
-def is_shape(node: Any) -> bool:
-    """Whether it is ``x.shape`` or ``x.size()``."""
-    if not isinstance(node, fx.Node):
-        return False
-    return node.args[1:] == ("shape",) if node.target is getattr else node.target == "size" and len(node.args) == 1
-
-
-def asked_size(node: fx.Node) -> tuple[Any, int] | None:
-    """The node whose size a node is, and the axis: ``x.size(1)``, ``x.shape[1]``, ``x.shape[1:][0]``."""
-    index = node.args[1] if len(node.args) == 2 else None
-    if type(index) is not int:
-        return None
-    if node.op == "call_method" and node.target == "size":
-        return node.args[0], index
-    whole: Any = node.args[0] if node.target is operator.getitem else None
-    while isinstance(whole, fx.Node) and whole.target is operator.getitem and isinstance(whole.args[1], slice):
-        start, step = whole.args[1].start or 0, whole.args[1].step
-        if index < 0 or type(start) is not int or start < 0 or step is not None:
-            return None
-        whole, index = whole.args[0], index + start
-    return (whole.args[0], index) if is_shape(whole) else None
-
-
-def _sliced(part: slice) -> int | None:
-    """Entries of a slice from the front or from the back of a shape that is long enough."""
-    if part.step is not None:
-        return None
-    if type(part.start) is int and part.start < 0 and part.stop is None:
-        return -part.start
-    return part.stop if part.start is None and type(part.stop) is int and part.stop >= 0 else None
