@@ -24,7 +24,7 @@ PACKAGE = Path(reparamkit.__file__).parent
 STAGES = {
     "survey and trace": "survey/look.py survey",
     "lift": "lift/lifter.py flows",
-    "decide, host": "plan.py _plan_flow",
+    "decide, host": "planning.py _plan_flow",
     "name and write forwards": "edits/naming.py name_and_write",
     "lower and verify": "prove/merge.py prove",
     "splice": "edits/splice.py splice",

@@ -105,6 +105,7 @@ __all__ = [
 _HOME = {
     name: module
     for module, names in {
+        "answers": "Split Sum Through",
         "bench": "Bench bench",
         "branch": "BranchOp",
         "block": "Block",
@@ -120,7 +121,7 @@ _HOME = {
         "decide.policy": "Policy measured",
         "recipe": "Recipe load_recipe",
         "report": "Report",
-        "rule": "Lift Rewritten Split Sum Through Transform lifts",
+        "rule": "Lift Rewritten Transform lifts",
         "verify": "verify",
     }.items()
     for name in names.split()
