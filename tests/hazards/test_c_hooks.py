@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import reparamkit
 from tests.hazards.models import Block, bn, same, seq
 from tests.hazards.row import hazard
+from tests.hazards.told import warns
 from tests.helpers import (
     IMAGES,
     assert_same,
@@ -80,7 +81,7 @@ def test_c10_global_hooks_do_not_fire_and_are_warned_of(call: Any) -> None:
     model = randomize(seq(Block(), same())).double()
     handle = nn.modules.module.register_module_forward_hook(lambda m, args, out: seen.append(type(m).__name__))
     try:
-        with pytest.warns(UserWarning, match=r"RK306.*global_forward_hooks"), unchanged(model):
+        with warns("RK306", __file__, "global_forward_hooks"), unchanged(model):
             call(model)
     finally:
         handle.remove()
