@@ -104,3 +104,11 @@ def test_a_reader_that_goes_with_the_forward_it_stood_in() -> None:
 
     converted, _ = settled(Fn(run, one=Idle(), other=Idle()))
     assert counts(converted) == (1, 0)
+
+
+def test_two_norms_that_become_a_layer_behind_a_norm_that_another_layer_reads() -> None:
+    norms = {name: nn.BatchNorm2d(4) for name in ("norm", "first", "second")}
+    model = Fn(lambda m, x: (m.conv(y := m.norm(x.relu())), m.second(m.first(y))), conv=nn.Conv2d(4, 4, 3), **norms)
+    converted, report = settled(model)
+    assert len(report.merged) == 3
+    assert counts(converted) == (2, 0)
