@@ -112,3 +112,20 @@ def test_two_norms_that_become_a_layer_behind_a_norm_that_another_layer_reads() 
     converted, report = settled(model)
     assert len(report.merged) == 3
     assert counts(converted) == (2, 0)
+
+
+class Unread(nn.Module):
+    """Takes a value that it does not read."""
+
+    def forward(self, x: Tensor, extra: Tensor) -> Tensor:
+        return x.relu()
+
+
+def test_a_value_inside_a_region_that_a_forward_is_given_and_does_not_read() -> None:
+    def run(m: Any, x: Tensor) -> Any:
+        y = x + m.norm(x)
+        return m.point(y), m.child(x, y)
+
+    converted, report = settled(Fn(run, norm=nn.BatchNorm2d(4), point=nn.Conv2d(4, 4, 1), child=Unread()))
+    assert len(report.merged) == 2
+    assert counts(converted) == (2, 0)
