@@ -66,9 +66,9 @@ def page() -> str:
     """docs/hazards.md, without its head."""
     lines = [
         "# Hazards\n\n",
-        "Ways in which rewriting a model goes wrong, and what reparamkit does about each. Every row is a test; it\n"
-        "also proves that a model is bit for bit what it was after a refusal or an error: parameters, buffers,\n"
-        "modes, hooks, gradients, random generators. Hostile input runs nothing, changes no file, and ends in\n"
+        "Ways in which rewriting a model goes wrong, and what reparamkit does about each. Every row is a test, of\n"
+        "the code and of the place that it names; it also proves that a model is bit for bit what it was after a\n"
+        "refusal or an error: parameters, buffers, modes, hooks, gradients, random generators. Hostile input runs nothing, changes no file, and ends in\n"
         "bounded time; SECURITY.md says what is trusted.\n",
     ]
     rows = hazards()

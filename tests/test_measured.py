@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -262,7 +263,8 @@ def test_a_checkpoint_is_loaded_as_it_was_decided(
 
 @pytest.mark.parametrize("text", ["[", "[]", '{"a": 2}', '{"a": []}'])
 def test_a_checkpoint_whose_timings_are_none(text: str) -> None:
+    from reparamkit.checkpoint.file import Stored
     from reparamkit.checkpoint.provenance import timed_in
 
     with pytest.raises(reparamkit.CheckpointError, match=r"RK910.*timings"):
-        timed_in({"reparamkit.timed": text})
+        timed_in(Stored(Path("a.safetensors"), {}, {"reparamkit.timed": text}))

@@ -24,6 +24,7 @@ def depthwise(width: int, k: int, **options: Any) -> nn.Conv2d:
 LAYERS: dict[str, Any] = {
     "conv": lambda: nn.Conv2d(C, C, 3, padding=1),
     "grouped": lambda: nn.Conv2d(C, C, 3, padding=1, groups=2),
+    "full": lambda: nn.Conv2d(C, C, 1, bias=False),
     "bn": lambda: nn.BatchNorm2d(C),
     "deep": lambda: depthwise(C, 3),
     "a": lambda: depthwise(4, 3),
@@ -59,6 +60,12 @@ MERGED: dict[str, Any] = {
     "slice of a slice": (lambda m, x: m.conv(x)[:, 2:][:, :3, :, :], ["conv"], "cheaper"),
     "chunk of which one is read": (lambda m, x: m.conv(x).chunk(2, 1)[1].relu(), ["conv"], "cheaper"),
     "then a pool and a layer": (lambda m, x: m.one(m.pool(m.conv(x))[:, 4:]), ["conv", "pool", "one"], "always"),
+    "slice of a grouped one": (lambda m, x: m.grouped(x)[:, :3].relu(), ["grouped"], "cheaper"),
+    "slice of a grouped one behind a dense one": (
+        lambda m, x: m.grouped(m.full(x)).flip(1),
+        ["full", "grouped"],
+        "always",
+    ),
     "chunks": (halves, ["a", "b"], "cheaper"),
     "kernels of two sizes": (lambda m, x: stacked(m, x, "wide", "b"), ["wide", "b"], "always"),
     "one passes by": (lambda m, x: _passes_by(m, x), ["a"], "always"),
@@ -66,7 +73,6 @@ MERGED: dict[str, Any] = {
 LEFT: dict[str, Any] = {
     "dense halves": (lambda m, x: stacked(m, x, "p", "q"), ["p", "q"], "RK315"),
     "both halves are read": (lambda m, x: _both(m.conv(x)), ["conv"], "RK305"),
-    "slice of a grouped one": (lambda m, x: m.grouped(x)[:, :3].relu(), ["grouped"], "RK315"),
     "dense beside nothing": (lambda m, x: _passes_by(m, x, "p"), ["p"], "RK315"),
     "halves change places": (lambda m, x: _turned(m, x), ["a", "b"], "RK319"),
     "kernels of two sizes, dearer": (lambda m, x: stacked(m, x, "wide", "b"), ["wide", "b"], "RK340"),
@@ -104,6 +110,12 @@ def test_it_is_left(what: str) -> None:
     assert not report.merged
     assert code in codes(report)
     assert counts(deploy)[0] == len(names)
+
+
+def test_a_slice_of_a_grouped_one_stays_where_its_kernel_without_groups_is_larger() -> None:
+    deploy, report = convert(network(lambda m, x: m.grouped(x)[:, :7].relu(), "grouped"), *IMAGES)
+    assert not report.merged
+    assert deploy.grouped.groups == 2
 
 
 @pytest.mark.parametrize("run", [lambda y: y[:, :0], lambda y: y.split([0, 8], 1)[0], lambda y: y[:, 8:]])

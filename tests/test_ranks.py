@@ -116,3 +116,16 @@ def test_each_reason_is_told_once() -> None:
     assert "RK604" in codes(report)
     told = [(r.where, r.reason) for r in (*report.untraceable, *report.refused)]
     assert len(told) == len(set(told))
+
+
+def test_what_a_layer_reads_has_the_axes_that_an_example_shows_behind_it() -> None:
+    """Nothing tells how many axes `where` gives; the linear layer behind it was seen to give four."""
+
+    def run(m: Any, x: Tensor) -> Any:
+        y = m.first(torch.where(x > 0, x, -x).movedim(1, -1)).movedim(-1, 1)
+        return m.last(y.mean((2, 3)))
+
+    model = Fn(run, first=nn.Linear(8, 8), last=nn.Linear(8, 4))
+    converted, report = convert(model, *IMAGES, example_inputs=torch.randn(2, 8, 4, 5, dtype=torch.float64))
+    assert counts(converted) == (1, 0)
+    assert not report.refused

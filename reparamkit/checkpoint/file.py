@@ -23,10 +23,12 @@ class Stored:
     """What a checkpoint holds.
 
     Attributes:
+        path: its file.
         tensors: by key.
         metadata: text by key; empty for a file that `torch.save` wrote.
     """
 
+    path: Path
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
 
@@ -54,7 +56,7 @@ def read(path: Path) -> Stored:
     named = isinstance(stored, Mapping) and all(isinstance(k, str) for k in stored)
     if not named or not all(isinstance(v, Tensor) for v in stored.values()):
         raise CheckpointError("RK910", f"{path}: expected a mapping from names to tensors")
-    return Stored(stored, {})
+    return Stored(path, stored, {})
 
 
 def _refuse_compressed(path: Path) -> None:
@@ -77,7 +79,7 @@ def _read_safetensors(path: Path) -> Stored:
         raise CheckpointError("RK910", f"{path}: {error}") from error
     # safetensors' own convention for a tensor with two names: the name left out -> the name it is stored under.
     aliases = {key: tensors[kept] for key, kept in metadata.items() if key not in tensors and kept in tensors}
-    return Stored({**tensors, **aliases}, metadata)
+    return Stored(path, {**tensors, **aliases}, metadata)
 
 
 def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str], *, force: bool) -> None:

@@ -15,7 +15,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from reparamkit.checkpoint.file import sha256
+from reparamkit.checkpoint.file import Stored, sha256
 from reparamkit.errors import CheckpointError, OutputError, RecipeError
 from reparamkit.example_form import inputs_of
 from reparamkit.output import checked_target, replacing
@@ -55,37 +55,37 @@ def metadata_of(model: nn.Module, report: Report | None, source: Path | None) ->
     return found
 
 
-def recipe_in(metadata: Mapping[str, str]) -> Recipe | None:
+def recipe_in(stored: Stored) -> Recipe | None:
     """The recipe a checkpoint was made with, if it says so.
 
     Raises:
         CheckpointError: RK910 when what it says is no recipe.
     """
-    text = metadata.get(f"{_PREFIX}recipe")
+    text = stored.metadata.get(f"{_PREFIX}recipe")
     if text is None:
         return None
     try:
         return load_recipe(json.loads(text))
     except (ValueError, RecursionError, RecipeError) as error:  # nested too deep: the header may be a stranger's
-        raise CheckpointError("RK910", f"the recipe in its metadata is not one: {error}") from error
+        raise CheckpointError("RK910", f"{stored.path}: the recipe in its metadata is not one: {error}") from error
 
 
-def example_in(metadata: Mapping[str, str], model: nn.Module) -> Any:
+def example_in(stored: Stored, model: nn.Module) -> Any:
     """Inputs for `model` like those of the conversion; `None` when there were none.
 
     Raises:
         CheckpointError: RK910 when what the checkpoint says of them cannot be followed.
     """
-    return _read(metadata, "example_inputs", "example inputs", lambda found: inputs_of(found, model))
+    return _read(stored, "example_inputs", "example inputs", lambda found: inputs_of(found, model))
 
 
-def timed_in(metadata: Mapping[str, str]) -> dict[str, bool | None] | None:
+def timed_in(stored: Stored) -> dict[str, bool | None] | None:
     """What was timed for the conversion, as `Timings.answers`; `None` when nothing was.
 
     Raises:
         CheckpointError: RK910 when what the checkpoint says of it cannot be followed.
     """
-    found: dict[str, bool | None] | None = _read(metadata, "timed", "timings", _answers)
+    found: dict[str, bool | None] | None = _read(stored, "timed", "timings", _answers)
     return found
 
 
@@ -95,15 +95,15 @@ def _answers(found: Any) -> Any:
     return found
 
 
-def _read(metadata: Mapping[str, str], key: str, what: str, follow: Callable[[Any], Any]) -> Any:
+def _read(stored: Stored, key: str, what: str, follow: Callable[[Any], Any]) -> Any:
     """What `follow` makes of an entry; `None` where there is none."""
-    text = metadata.get(_PREFIX + key)
+    text = stored.metadata.get(_PREFIX + key)
     if text is None:
         return None
     try:
         return follow(json.loads(text))
     except (ValueError, RecursionError) as error:  # nested too deep: the header may be a stranger's
-        raise CheckpointError("RK910", f"the {what} in its metadata: {error}") from error
+        raise CheckpointError("RK910", f"{stored.path}: the {what} in its metadata: {error}") from error
 
 
 def wants_channels_last(metadata: Mapping[str, str]) -> bool:

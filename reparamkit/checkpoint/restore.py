@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from reparamkit.checkpoint.file import read
+from reparamkit.checkpoint.file import Stored, read
 from reparamkit.checkpoint.names import upstream_names
 from reparamkit.checkpoint.provenance import (
     example_in,
@@ -75,7 +75,7 @@ def load(
         ModelError, RecipeError, PluginError: as for `apply`.
     """
     stored = read(Path(file))
-    spec = recipe if recipe is not None else recipe_in(stored.metadata)
+    spec = recipe if recipe is not None else recipe_in(stored)
     if spec is None:
         raise CheckpointError("RK910", f"{file}: it does not say which recipe made it; pass recipe=")
     templates = (
@@ -83,8 +83,8 @@ def load(
         if has_upstream_names(stored.metadata)
         else {}
     )
-    example = example_inputs if example_inputs is not None else example_in(stored.metadata, model)
-    policy = _decided_policy(spec, stored.metadata, plugins)
+    example = example_inputs if example_inputs is not None else example_in(stored, model)
+    policy = _decided_policy(spec, stored, plugins)
     options = {"plugins": plugins, "example_inputs": example, "policy": policy}
     deploy = _deploy_form(model, stored.tensors, spec, templates, options)
     _fill(deploy, _ours(deploy, stored.tensors, templates), str(file))
@@ -127,18 +127,18 @@ def convert_state_dict(
     filled = copy.deepcopy(model)
     _fill(filled, state_dict, "the state dict")
     if like is not None:
-        metadata = read(Path(like)).metadata
-        recipe = recipe if recipe is not None else recipe_in(metadata)
-        example_inputs = example_inputs if example_inputs is not None else example_in(metadata, model)
-        policy = policy or _decided_policy(recipe, metadata, plugins)
+        stored = read(Path(like))
+        recipe = recipe if recipe is not None else recipe_in(stored)
+        example_inputs = example_inputs if example_inputs is not None else example_in(stored, model)
+        policy = policy or _decided_policy(recipe, stored, plugins)
     options: dict[str, Any] = {"policy": policy, "plugins": plugins, "example_inputs": example_inputs}
     deploy: nn.Module = apply(filled, recipe, inplace=True, **options)
     return deploy.state_dict()
 
 
-def _decided_policy(recipe: RecipeLike, metadata: Mapping[str, str], plugins: Plugins) -> Policy | None:
+def _decided_policy(recipe: RecipeLike, stored: Stored, plugins: Plugins) -> Policy | None:
     """The recipe's policy with what was timed when the checkpoint was made: another machine would decide otherwise."""
-    answers = timed_in(metadata)
+    answers = timed_in(stored)
     if answers is None:
         return None
     registry = build_or_default(plugins)

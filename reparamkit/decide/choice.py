@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from reparamkit.edits.edit import Rewrite
 from reparamkit.edits.rewrite import frozen
+from reparamkit.paths import joined, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,7 +60,8 @@ def opens_more(edits: Iterable[Edit], flow: Flow, homeless: Iterable[Candidate])
 
     A part of a region that no edit can express leaves less of it: modules can be exchanged where steps cannot, and what
     was in the way may be gone. A forward that went several ways may go one way only, or fail in fewer of them. A call
-    whose result nobody reads goes with the forward that made it, and what it read has a reader less.
+    whose result nobody reads goes with the forward that made it, and what it read has a reader less. A value that is
+    handed to a forward that does not read it is still computed when its region is gone.
 
     Args:
         edits: what is made.
@@ -71,8 +73,16 @@ def opens_more(edits: Iterable[Edit], flow: Flow, homeless: Iterable[Candidate])
         return True
     if any(part < set(whole.values) for whole in homeless for part in parts):
         return True
-    sources = {edit.candidate.source for edit in edits if isinstance(edit, Rewrite)}
-    return any(_is_unread(reader) for source in sources for reader in source.readers)
+    anew = [edit.candidate for edit in edits if isinstance(edit, Rewrite)]
+    if any(_is_handed_on(value) for region in anew for value in region.values if value is not region.target):
+        return True
+    return any(_is_unread(reader) for source in {region.source for region in anew} for reader in source.readers)
+
+
+def _is_handed_on(value: Value) -> bool:
+    """Whether a child is called with the value, and nothing in it reads it."""
+    called = [joined(value.path, str(user.target)) for user in value.node.users if user.op == "call_module"]
+    return any(not any(within(user.module_path or user.path, [path]) for user in value.users) for path in called)
 
 
 def _is_unread(value: Value) -> bool:

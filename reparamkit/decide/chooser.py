@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from reparamkit.decide.candidate import Candidate, too_dear
@@ -189,7 +190,7 @@ class Chooser:
 
     def _kept(self, value: Value, origin: Value) -> _Best:
         """The node as it is, its inputs cut the best way."""
-        meet = value.source
+        meet = _meeting(value)
         cost = self._prices.of(value)
         regions: list[Candidate] = []
         for part in value.parts:
@@ -205,3 +206,12 @@ class Chooser:
     def _candidates(self, value: Value, origin: Value) -> list[Candidate]:
         """The regions that end with `value` and start behind `origin`, without those that turned out impossible."""
         return [candidate for candidate in self._found.ending(value, origin) if self._asked.get(candidate, True)]
+
+
+def _meeting(value: Value) -> Value | None:
+    """The nearest value that the parts of `value`, if it has any, all come from: what is in front of it is cut once."""
+    if value.source is None or not value.parts:
+        return value.source
+    ways = [list(takewhile(lambda each: each is not value.source, part.chain())) for part in value.parts]
+    shared = set(ways[0]).intersection(*ways[1:])
+    return next((each for each in ways[0] if each in shared), value.source)

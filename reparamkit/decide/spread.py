@@ -13,11 +13,13 @@ from reparamkit.decide.candidate import together, too_dear
 from reparamkit.decide.shares import Spread, shared_out
 from reparamkit.edits.edit import Rewrite
 from reparamkit.errors import Refusal
+from reparamkit.operators import Scale
 from reparamkit.rules.spread import may_spread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
+    from reparamkit.decide.candidate import Candidate
     from reparamkit.decide.choice import Choice
     from reparamkit.decide.policy import Policy
     from reparamkit.flow import Flow, Value
@@ -81,9 +83,15 @@ def _refused(spread: Spread, chosen: Choice, policy: Policy) -> Refusal | None:
 
 
 def _is_source(norm: Value, chosen: Choice) -> bool:
-    """Whether the norm stays, and what reads it is written anew: a sum becomes a layer that can take a share."""
-    stays = not norm.gone and norm not in chosen.done
-    return stays and any(isinstance(e, Rewrite) and e.candidate.source is norm for e in chosen.edits)
+    """Whether the norm stays, and what reads it becomes a layer, which can take a share: a sum, or two norms."""
+    if norm.gone or norm in chosen.done:
+        return False
+    behind = [edit for edit in chosen.edits if edit.candidate.source is norm]
+    return any(isinstance(edit, Rewrite) or _were_norms(edit.candidate) for edit in behind)
+
+
+def _were_norms(region: Candidate) -> bool:
+    return all(value.term is not None and isinstance(value.term.op, Scale) for value in region.values)
 
 
 def _explained(norms: Sequence[Value], chosen: Choice, failed: Container[Value]) -> dict[Value, Refusal]:

@@ -97,11 +97,19 @@ class CallLifter:
         if not self.algebra.enabled(lift.rule):
             value.refusal = Refusal("RK801", lift.rule, value.where)
             return value
-        args, kwargs = _arguments(frame, node)
-        context = context_of(inputs)
-        made = answer_about_call(lift, frame.module, Call(args, kwargs, _is_value), context, _is_value)
-        self._use(value, made, lift, [a for a in _flat([args, kwargs]) if isinstance(a, Tensor)], frame)
+        self._read(value, lift, frame, node)
         return value
+
+    def _read(self, value: Value, lift: Lift, frame: Frame, node: fx.Node) -> None:
+        """What the rule makes of the call, where its constants have numbers."""
+        args, kwargs = _arguments(frame, node)
+        constants = [a for a in _flat([args, kwargs]) if isinstance(a, Tensor)]
+        if any(constant.is_meta for constant in constants):
+            value.refusal = Refusal("RK505", "a constant of the forward", value.where)
+            return
+        context = context_of(value.inputs)
+        made = answer_about_call(lift, frame.module, Call(args, kwargs, _is_value), context, _is_value)
+        self._use(value, made, lift, constants, frame)
 
     def _use(self, value: Value, made: Any, lift: Lift, constants: list[Tensor], frame: Frame) -> None:
         rules = frozenset([lift.rule])

@@ -46,9 +46,16 @@ def link(value: Value, source: Value, term: Term) -> None:
     value.density = source.density * _positions(term)
     if value.rank is None and isinstance(term.op, Layout):
         value.rank = term.op.left
-    elif value.rank is None and not isinstance(term.op, Arranged):
-        nd = term.op.nd
+    elif not isinstance(term.op, (Layout, Arranged)):
+        _share_rank(value, source, term.op.nd)
+
+
+def _share_rank(value: Value, source: Value, nd: int | None) -> None:
+    """An operator gives as many axes as it takes: an example may have told of one end only."""
+    if value.rank is None:
         value.rank = nd + 2 if nd else source.rank
+    elif source.rank is None and not nd:
+        source.rank = value.rank
 
 
 def _positions(term: Term) -> float:

@@ -29,20 +29,39 @@ def _call(module: nn.Module, x: Tensor) -> Tensor:
     return result
 
 
+def _run_transposed(module: Any, x: Tensor) -> Tensor:
+    weight, bias = _wide(module.weight, module.bias)
+    options = (module.stride, module.padding, module.output_padding, module.groups, module.dilation)
+    result: Tensor = _TRANSPOSED[len(module.kernel_size)](x, weight, bias, *options)
+    return result
+
+
 def _run_norm(module: Any, x: Tensor) -> Tensor:
-    mean, var = module.running_mean.double(), module.running_var.double()
-    weight, bias = (None if t is None else t.detach().double() for t in (module.weight, module.bias))
-    return F.batch_norm(x, mean, var, weight, bias, training=False, eps=module.eps)
+    mean, var = _wide(module.running_mean, module.running_var)
+    return F.batch_norm(x, mean, var, *_wide(module.weight, module.bias), training=False, eps=module.eps)
+
+
+def _run_instance_norm(module: Any, x: Tensor) -> Tensor:
+    mean, var = _wide(module.running_mean, module.running_var)
+    return F.instance_norm(x, mean, var, *_wide(module.weight, module.bias), mean is None, eps=module.eps)
+
+
+def _wide(one: Tensor | None, other: Tensor | None) -> tuple[Any, Any]:
+    return None if one is None else one.detach().double(), None if other is None else other.detach().double()
 
 
 def _run_nothing(module: Any, x: Tensor) -> Tensor:
     return x
 
 
+_TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+# Each reads the numbers as the module has them in its own dtype: a parametrization would give others in float64.
 _RUNS: tuple[tuple[tuple[type[Any], ...], Callable[[Any, Tensor], Tensor]], ...] = (
     ((nn.Conv1d, nn.Conv2d, nn.Conv3d), run_conv),
+    ((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _run_transposed),
     ((nn.Linear,), run_linear),
     ((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout), _run_nothing),
     ((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm), _run_norm),
+    ((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _run_instance_norm),
 )
 # nn.BatchNormNd all share one forward.

@@ -14,6 +14,7 @@ import copy
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from reparamkit.answers import Context, Tail
 from reparamkit.errors import Refusal
@@ -42,6 +43,8 @@ def _tail(module: Any, nd: int) -> Tail | Refusal:
     weight, bias = module.weight, getattr(module, "bias", None)
     if weight is None:
         return Refusal("RK331", "it has no scale")
+    if is_parametrized(module):
+        return Refusal("RK308", "its scale or shift is computed, the norm without them would be of another class")
     refusal = unusable(weight, bias)
     if refusal is not None:
         return refusal

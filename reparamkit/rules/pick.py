@@ -7,7 +7,7 @@ a dirac of one tap.
 
 Conditions: the channels are numbers while tracing, and how many there are is known. For a stack, the slices follow one
 another and are all of the value, and every layer is depthwise: others are left to take the norm behind them, if any.
-What is picked from a grouped convolution is refused unless it is depthwise.
+What is picked from a grouped convolution is picked from the same one without groups, unless it is depthwise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from reparamkit.answers import Call, Context, Through
 from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, Operator, Picked, Scale, Stencil
-from reparamkit.operators.conv import stack
+from reparamkit.operators.conv import stack, with_groups
 from reparamkit.operators.joined import selected
 from reparamkit.operators.vector import Vector
 from reparamkit.rule import Compose, Concat, Lift, Rule
@@ -86,10 +86,9 @@ def picked_of_conv(outer: Picked, inner: Conv) -> Any:
     if inner.out_channels != outer.channels:
         return Refusal("RK311", f"{inner.out_channels} channels, a slice of {outer.channels}")
     depthwise = inner.groups == inner.out_channels == inner.in_channels
-    if inner.groups > 1 and not depthwise:
-        return Refusal("RK315", f"a slice of a convolution of {inner.groups} groups")
     index = torch.tensor(outer.index, device=inner.weight.device)
-    rows = replace(inner, weight=selected(inner.weight, index), bias=_rows(inner.bias, index))
+    whole = inner if depthwise else with_groups(inner, 1)
+    rows = replace(whole, weight=selected(whole.weight, index), bias=_rows(whole.bias, index))
     if not depthwise:
         return _composed(outer.op, rows)
     rows = replace(rows, groups=len(outer.index), pad_value=_rows(inner.pad_value, index))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from reparamkit.errors import ReparamError
 from reparamkit.model_source import load_model
 from tests.hazards.row import hazard
+from tests.hazards.told import raises
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,7 +91,7 @@ SPECS = ("ultralytics:evil.pt", "ultralytics:http://x/evil.yaml.pt", "timm:hf-hu
 def test_s16_nothing_is_fetched_or_unpickled(spec: str, harmless: Path, attacking: list[str]) -> None:
     pytest.importorskip(spec.partition(":")[0])
     attacking.clear()  # importing the package may do anything
-    with pytest.raises(ReparamError, match="RK920"):
+    with raises("RK920", spec):
         load_model(spec)
 
 

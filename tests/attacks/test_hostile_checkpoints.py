@@ -16,8 +16,8 @@ from torch import fx, nn
 
 import reparamkit
 from reparamkit.checkpoint import load, load_weights
-from reparamkit.errors import CheckpointError, OutputError
 from tests.hazards.row import hazard
+from tests.hazards.told import CALL, raises
 from tests.helpers import assert_untouched, randomize, snapshot
 
 pytest.importorskip("safetensors")
@@ -39,13 +39,12 @@ def state(**more: Any) -> dict[str, Any]:
 
 
 def refused(file: Path, code: str) -> str:
-    """The message; the model that should have got the weights is as it was."""
+    """The message, which names the file; the model that should have got the weights is as it was."""
     target = model()
     before = snapshot(target)
-    with pytest.raises(CheckpointError) as caught:
+    with raises(code, file.name) as caught:
         load_weights(target, file)
-    assert caught.value.code == code
-    with pytest.raises(CheckpointError):
+    with raises("RK910", file.name):
         load(target, file)
     assert_untouched(target, before)
     return str(caught.value)
@@ -163,7 +162,7 @@ def test_s9_recipe_in_the_header(text: str, harmless: Path) -> None:
     save_file({k: v.contiguous() for k, v in state().items()}, file, metadata={"reparamkit.recipe": text})
     target = model()
     before = snapshot(target)
-    with pytest.raises(CheckpointError, match="RK910"):
+    with raises("RK910", file.name):
         load(target, file)
     assert_untouched(target, before)
 
@@ -175,7 +174,7 @@ def test_s10_links_at_the_output_are_replaced(harmless: Path) -> None:
     out = harmless / "out"
     out.mkdir()
     (out / "deploy.safetensors").symlink_to(precious)
-    with pytest.raises(OutputError, match="RK912"):
+    with raises("RK912", "deploy.safetensors"):
         reparamkit.save(model(), out / "deploy.safetensors")
     reparamkit.save(model(), out / "deploy.safetensors", force=True)
     assert precious.read_text() == "mine"
@@ -188,17 +187,21 @@ def test_s10_temporary_names_cannot_be_guessed(harmless: Path, monkeypatch: pyte
     precious.write_text("mine")
     monkeypatch.setattr("secrets.token_hex", lambda size: "known")
     (harmless / ".deploy.safetensors.known.tmp").symlink_to(precious)
-    with pytest.raises(OutputError, match="RK912"):
+    with raises("RK912", "deploy.safetensors"):
         reparamkit.save(model(), harmless / "deploy.safetensors")
     assert precious.read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", ["../out.txt", "missing/deploy.safetensors", "deploy.pt", "folder.safetensors"])
+OUTPUTS = {name: name for name in ("../out.txt", "deploy.pt", "folder.safetensors")}
+OUTPUTS["missing/deploy.safetensors"] = "missing"  # what is not there
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
 @hazard("S10", "outputs with other names, in missing folders, over folders", "refused", "RK912")
 def test_s10_other_outputs(name: str, harmless: Path) -> None:
     (harmless / "folder.safetensors").mkdir()
     before = sorted(harmless.rglob("*"))
-    with pytest.raises(OutputError, match="RK912"):
+    with raises("RK912", str(harmless / OUTPUTS[name])):
         reparamkit.save(model(), harmless / name, force=True)
     assert sorted(harmless.rglob("*")) == before
 
@@ -224,7 +227,7 @@ def test_s18_what_is_written_holds_no_code(harmless: Path) -> None:
         def set_extra_state(self, state: Any) -> None:
             raise AssertionError
 
-    with pytest.raises(CheckpointError, match="RK913"):
+    with raises("RK913", CALL):
         reparamkit.save(Extra(nn.Conv2d(3, 4, 3)), harmless / "deploy.safetensors")
     assert list(harmless.iterdir()) == []
     converted = reparamkit.apply(model())

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import reparamkit
-from reparamkit.errors import RecipeError
 from reparamkit.recipe import load_recipe
 from tests.hazards.row import hazard
+from tests.hazards.told import raises
 from tests.helpers import randomize
 
 HTML = (
@@ -97,11 +97,10 @@ def test_s13_names_on_a_terminal(harmless: Path) -> None:
 @hazard("S13", "escape sequences in what an error quotes", "refused", "RK702")
 def test_s13_quoted_in_errors(name: str, attacking: list[str]) -> None:
     spec = {"version": 1, "name": name, name: 1, "blocks": [{"match": {"class": name, name: 2}}]}
-    with pytest.raises(RecipeError) as caught:
+    with raises("RK702", "blocks[0].match") as caught:
         load_recipe(spec)
-    assert "RK702" in str(caught.value)
     assert not [c for c in str(caught.value) if not (c.isprintable() or c == "\n")]
-    with pytest.raises(RecipeError) as caught:
+    with raises("RK702", "<text>:3:1") as caught:
         load_recipe(f"version: 1\nname: x\n{json.dumps(name)}: 1\nblocks:\n  - match: {{class: A}}\n")
     assert not [c for c in str(caught.value) if not (c.isprintable() or c == "\n")]
 

@@ -241,7 +241,7 @@ if not self.flag: <x> = <keep>(<x>)
 if <x>.shape[1] == <c>: <x> = <norm>(<x>)
 if <x>.dim() > 3: <x> = <keep>(<x>)
 if <x>.shape[-1] % 2: <x> = <keep>(<x>)
-if <x>.mean() > 0: <x> = <keep>(<x>)
+if <x>.mean() > 0.01: <x> = <keep>(<x>)
 if self.training: <x> = <x> * 0
 if isinstance(<x>, torch.Tensor): <x> = <keep>(<x>)
 if hasattr(self, "absent"): <x> = self.absent(<x>)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+import reparamkit
 from tests.fuzz.test_findings import settled
 from tests.helpers import Fn, codes, convert, counts
 
@@ -104,3 +105,42 @@ def test_a_reader_that_goes_with_the_forward_it_stood_in() -> None:
 
     converted, _ = settled(Fn(run, one=Idle(), other=Idle()))
     assert counts(converted) == (1, 0)
+
+
+def test_two_norms_that_become_a_layer_behind_a_norm_that_another_layer_reads() -> None:
+    norms = {name: nn.BatchNorm2d(4) for name in ("norm", "first", "second")}
+    model = Fn(lambda m, x: (m.conv(y := m.norm(x.relu())), m.second(m.first(y))), conv=nn.Conv2d(4, 4, 3), **norms)
+    converted, report = settled(model)
+    assert len(report.merged) == 3
+    assert counts(converted) == (2, 0)
+
+
+class Unread(nn.Module):
+    """Takes a value that it does not read."""
+
+    def forward(self, x: Tensor, extra: Tensor) -> Tensor:
+        return x.relu()
+
+
+def test_a_value_inside_a_region_that_a_forward_is_given_and_does_not_read() -> None:
+    def run(m: Any, x: Tensor) -> Any:
+        y = x + m.norm(x)
+        return m.point(y), m.child(x, y)
+
+    converted, report = settled(Fn(run, norm=nn.BatchNorm2d(4), point=nn.Conv2d(4, 4, 1), child=Unread()))
+    assert len(report.merged) == 2
+    assert counts(converted) == (2, 0)
+
+
+def test_a_sum_of_slices_of_one_layer_does_not_part_that_layer_from_what_is_in_front_of_it() -> None:
+    def run(m: Any, x: Tensor) -> Any:
+        y = x.relu()
+        first, second = m.last(m.norm(m.wide(y)) + m.beside(y)).chunk(2, dim=1)
+        return (first + second).relu() + first
+
+    layers = {"wide": nn.Conv2d(4, 4, (1, 3), padding=(0, 1)), "norm": nn.BatchNorm2d(4), "beside": nn.BatchNorm2d(4)}
+    model = Fn(run, last=nn.Conv2d(4, 6, 1, stride=2), **layers)
+    converted, report = convert(model)
+    assert counts(converted) == (1, 0)
+    assert [merged.params_after for merged in report.merged] == [78]
+    assert not reparamkit.plan(converted).edits

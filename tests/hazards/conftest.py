@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 import reparamkit
+from reparamkit.errors import Refusal
 from reparamkit.paths import modules_under
 from tests.helpers import assert_untouched, snapshot
 
@@ -37,9 +38,16 @@ def _watched(function: Callable[..., Any]) -> Callable[..., Any]:
             raise
         if not options.get("inplace"):
             check()
+        assert all(refusal.where for refusal in _refusals(made)), "a refusal without a place"
         return made
 
     return run
+
+
+def _refusals(made: Any) -> tuple[Refusal, ...]:
+    """Of a plan, or of the report beside a model."""
+    told = made[1] if isinstance(made, tuple) else made
+    return () if isinstance(told, nn.Module) else (*getattr(told, "refusals", ()), *getattr(told, "refused", ()))
 
 
 def _check(model: nn.Module) -> Callable[[], None]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from reparamkit import ModelError
 
 C = 4
 
@@ -35,7 +32,3 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.dense(x) + self.point(x) + self.identity(x))
-
-
-def raises(code: str) -> Any:
-    return pytest.raises(ModelError, match=code)

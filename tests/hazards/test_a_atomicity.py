@@ -10,9 +10,10 @@ import pytest
 from torch import Tensor, nn
 
 import reparamkit
-from reparamkit import RecipeError, VerificationError, conv, lifts
-from tests.hazards.models import Block, bn, raises, same, seq
+from reparamkit import conv, lifts
+from tests.hazards.models import Block, bn, same, seq
 from tests.hazards.row import hazard
+from tests.hazards.told import raises
 from tests.helpers import (
     assert_untouched,
     convert,
@@ -50,12 +51,11 @@ class Odd(nn.Module):
 def test_a14_an_exception_half_way_leaves_the_model_as_it_was() -> None:
     model = randomize(seq(Block(), Odd(False), bn(), Odd(True), bn())).double()
     before = snapshot(model)
-    with pytest.raises(VerificationError, match="liar/odd") as caught:
+    with raises("RK901", "4", "liar/odd"):
         reparamkit.apply(model, inplace=True, plugins=[liar(2.0)])
-    assert caught.value.code == "RK901"
     assert_untouched(model, before)
     recipe = {"version": 1, "name": "strict", "blocks": [{"match": {"class": "*Block"}, "expect": {"convs": 0}}]}
-    with pytest.raises(RecipeError, match="RK707"):
+    with raises("RK707", "0"):
         reparamkit.apply(model, recipe, inplace=True)
     assert_untouched(model, before)
     assert counts(reparamkit.apply(model, plugins=[liar(1.0)]))[1] == 0
@@ -79,7 +79,6 @@ def test_a15_what_cannot_be_copied_is_named(kind: str) -> None:
     model = randomize(seq(Block(), Block()))
     culprit: Any = threading.Lock() if kind == "lock" else model[0].dense[0].weight * 2
     model[1].culprit = culprit
-    with raises("RK110") as caught:
+    with raises("RK110", "1.culprit"):
         reparamkit.apply(model)
-    assert "1.culprit" in str(caught.value)
     assert counts(reparamkit.apply(model, inplace=True)) == (2, 0)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import reparamkit
-from reparamkit import OutputError
 from tests.hazards.models import Block, seq
+from tests.hazards.told import raises
 from tests.helpers import randomize
 
 pytest.importorskip("safetensors")
@@ -39,7 +39,7 @@ def test_a14_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         raise error
 
     monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(OutputError if error is OSError else error):
+    with raises("RK912", file.name) if error is OSError else pytest.raises(error):
         reparamkit.save(second, file, force=True)
     assert file.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [file.name]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import reparamkit
-from reparamkit import RecipeError
-from tests.hazards.models import Block, C, bn, raises, same, seq
+from reparamkit import apply
+from tests.hazards.models import Block, C, bn, same, seq
 from tests.hazards.row import hazard
+from tests.hazards.told import raises, warns
 from tests.helpers import (
     IMAGES,
     assert_same,
@@ -31,18 +32,16 @@ from tests.helpers import (
 def test_a01_a_model_in_training_mode_is_an_error() -> None:
     model = randomize(seq(Block(), Block())).train()
     for call in (reparamkit.apply, reparamkit.plan):
-        with unchanged(model), raises("RK101") as caught:
+        with unchanged(model), raises("RK101", "0.dense.1", "0.dense.1 (BatchNorm2d)"):
             call(model)
-        assert "0.dense.1 (BatchNorm2d)" in str(caught.value)
 
 
 @hazard("A2", "only some batch norms are in training mode", "error; every module is asked, not the root", "RK101")
 def test_a02_one_batch_norm_in_training_mode_is_an_error() -> None:
     model = randomize(seq(Block(), Block()))
     model[1].identity.train()
-    with unchanged(model), raises("RK101") as caught:
+    with unchanged(model), raises("RK101", "1.identity") as caught:
         reparamkit.apply(model)
-    assert "1.identity" in str(caught.value)
     assert "0." not in str(caught.value)
 
 
@@ -50,9 +49,8 @@ def test_a02_one_batch_norm_in_training_mode_is_an_error() -> None:
 def test_a03_modes_of_all_modules_are_kept() -> None:
     model = randomize(seq(Block(), Block()))
     model[0].act = nn.ReLU().train()  # a frozen flag of a module without a mode of its own would be an error: RK101
-    with raises("RK101") as caught:
+    with raises("RK101", "0.act"):
         reparamkit.apply(model)
-    assert "0.act" in str(caught.value)
     model[0].act.eval()
     with unchanged(model):
         converted = reparamkit.apply(model, example_inputs=inputs(IMAGES[0], dtype=torch.float32))
@@ -74,7 +72,7 @@ class TrainingBranch(nn.Module):
 def test_a04_a_forward_that_asks_for_the_mode_keeps_its_evaluation_half_only() -> None:
     converted, _ = convert(TrainingBranch())
     assert counts(converted) == (1, 0)
-    with pytest.raises(RuntimeError, match="RK103"):
+    with raises("RK103", "TrainingBranch"):
         converted.train()(inputs(IMAGES[0]))
 
 
@@ -110,7 +108,7 @@ def test_a05_a06_looking_changes_neither_the_model_nor_the_random_state(call: An
 def test_a05_the_model_itself_is_never_run() -> None:
     model = randomize(seq(Restless(), same(), bn())).double()
     recipe = {"version": 1, "name": "x", "blocks": [{"match": {"name": "1"}, "expect": {"convs": 0}}]}
-    with unchanged(model), pytest.raises(RecipeError, match="RK707"):
+    with unchanged(model), raises("RK707", "1"):
         reparamkit.apply(model, recipe, inplace=True, example_inputs=inputs(IMAGES[0]))
 
 
@@ -118,8 +116,8 @@ def test_a05_the_model_itself_is_never_run() -> None:
 def test_a07_an_optimizer_of_the_original_still_steps() -> None:
     model = randomize(seq(Block(), same()))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with pytest.warns(UserWarning, match=r"RK113.*8 parameters of a SGD"):
-        reparamkit.apply(model, inplace=True)
+    with warns("RK113", __file__, "8 parameters of a SGD"):
+        apply(model, inplace=True)  # it warns of the line it is called in, so it is not the one that is watched
     merged, left = model[0].reparam.weight.clone(), model[1].weight.clone()
     model(inputs(IMAGES[0], dtype=torch.float32)).sum().backward()
     optimizer.step()

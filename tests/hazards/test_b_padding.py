@@ -12,7 +12,6 @@ from tests.hazards.models import C, bn, same, seq
 from tests.hazards.row import hazard
 from tests.helpers import (
     branches,
-    codes,
     convert,
     convert_as_is,
     counts,
@@ -99,10 +98,10 @@ def test_b20_padding_with_the_bias_is_not_broken() -> None:
 @hazard("B21", "a batch norm of another number of channels", "refused", "RK311")
 def test_b21_batch_norm_of_other_channels_is_not_folded() -> None:
     model = randomize(seq(nn.Conv2d(C, 3, 1), bn()))
-    with unchanged(model):
-        plan = reparamkit.plan(model)
-        assert not plan.edits
-        assert [(r.code, r.where) for r in plan.refusals] == [("RK311", "1")]
+    with unchanged(model):  # it cannot run: nothing to compare
+        converted, report = reparamkit.apply(model, return_report=True)
+    assert places(report, "RK311") == ["1"]
+    assert counts(converted) == (1, 1)
 
 
 @hazard(
@@ -121,7 +120,7 @@ def test_b22_linear_then_batch_norm_1d_needs_to_know_the_axes() -> None:
     deep = (5, C, C)
     converted, report = convert(model, deep, example_inputs=inputs(deep))
     assert counts(converted) == (1, 1)
-    assert "RK310" in codes(report)
+    assert places(report, "RK310") == ["1"]
 
 
 @hazard("B23", "batch norms in a row, and behind a sum", "merged into every branch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import reparamkit
-from tests.hazards.models import Block, bn, same, seq
+from tests.hazards.models import Block, C, bn, same, seq
 from tests.hazards.row import hazard
+from tests.hazards.told import warns
 from tests.helpers import (
     IMAGES,
     assert_same,
@@ -80,7 +82,7 @@ def test_c10_global_hooks_do_not_fire_and_are_warned_of(call: Any) -> None:
     model = randomize(seq(Block(), same())).double()
     handle = nn.modules.module.register_module_forward_hook(lambda m, args, out: seen.append(type(m).__name__))
     try:
-        with pytest.warns(UserWarning, match=r"RK306.*global_forward_hooks"), unchanged(model):
+        with warns("RK306", __file__, "global_forward_hooks"), unchanged(model):
             call(model)
     finally:
         handle.remove()
@@ -96,6 +98,50 @@ def test_c13_parametrized_weights() -> None:
         assert [merged.path for merged in report.merged] == ["0"]
         assert counts(converted) == (1, 0)
         assert not nn.utils.parametrize.is_parametrized(converted[0])
+
+
+class Stretched(nn.Module):
+    """A parametrization that rounds differently in each dtype."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.exp(x / 3) / 3 + x * x.norm()
+
+
+def stretched(layer: nn.Module) -> nn.Module:
+    nn.utils.parametrize.register_parametrization(layer, "weight", Stretched())
+    return layer
+
+
+ROUNDED = {
+    "convolution": lambda: seq(stretched(same()), bn()),
+    "transposed": lambda: seq(stretched(nn.ConvTranspose2d(C, C, 2, 2)), same(1)),
+    "batch norm": lambda: seq(same(), stretched(bn())),
+    "instance norm": lambda: seq(same(), stretched(nn.InstanceNorm2d(C, affine=True, track_running_stats=True))),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("what", ROUNDED)
+def test_c13_a_weight_is_what_its_parametrization_gives_in_its_own_dtype(what: str, dtype: torch.dtype) -> None:
+    model = randomize(ROUNDED[what]()).to(dtype)
+    converted, report = reparamkit.apply(model, return_report=True)
+    assert counts(converted) == (1, 0)
+    assert report.max_error is not None
+    assert report.max_error < 1e-12
+    x = inputs(IMAGES[0], dtype=dtype)
+    with torch.no_grad():
+        assert gap(model(x).float(), converted(x).float()) < 32 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(C), nn.GroupNorm(2, C)], ids=["layer norm", "group norm"])
+def test_c13_a_norm_with_a_computed_scale_keeps_it(norm: nn.Module) -> None:
+    every = {"version": 1, "name": "x", "blocks": [{"match": {"structure": "any"}, "rules": ["core/*", "norm_affine"]}]}
+    x = inputs((2, C), dtype=torch.float64)
+    model = seq(copy.deepcopy(norm), nn.Linear(C, C))
+    assert len(convert(model, (2, C), recipe=every, example_inputs=x)[1].merged) == 1
+    report = convert(seq(stretched(norm), nn.Linear(C, C)), (2, C), recipe=every, example_inputs=x)[1]
+    assert not report.merged
+    assert places(report, "RK308") == ["0"]
 
 
 @hazard("C14", "legacy weight_norm, spectral_norm, pruning", "refused", "RK308")

@@ -14,10 +14,11 @@ from torch import Tensor
 from reparamkit.lift.lifter import Lifter
 from reparamkit.loading import default_registry
 from reparamkit.merge import Algebra
-from reparamkit.model_source import ModelSourceError, load_model
+from reparamkit.model_source import load_model
 from reparamkit.survey import survey
 from tests.hazards.models import bn, same
 from tests.hazards.test_c_attributes import Doubled
+from tests.hazards.told import raises
 from tests.helpers import Fn, convert, counts, places, randomize
 
 Run = Callable[[Any, Tensor], Any]
@@ -59,7 +60,7 @@ def test_rk330_a_call_of_its_own_is_a_border() -> None:
 
 @pytest.mark.parametrize("source", ["timm:no_such_model", "nowhere", "no.such.module:make", "hf:missing.json"])
 def test_rk920_models_that_cannot_be_made(source: str) -> None:
-    with pytest.raises(ModelSourceError, match="RK920"):
+    with raises("RK920", source):
         load_model(source)
 
 

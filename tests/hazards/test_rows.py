@@ -46,11 +46,31 @@ def test_every_kind_of_hostile_input_has_tests_that_are_named_after_it() -> None
 def test_codes_of_rows_exist_and_are_asserted_by_a_test_of_the_row() -> None:
     provoked = [pair for folder in ("hazards", "attacks") for pair in _provoked(ROOT / "tests" / folder)]
     for row in table.hazards():
-        number = f"_{row.row.lower()}_" if row.row[0] == "S" else f"_{row.row[0].lower()}{int(row.row[1:]):02d}_"
-        mine = {code for name, code in provoked if number in name}
+        mine = {code for name, code in provoked if _number(row.row) in name}
         mine |= {attack.code for attack in RECIPES if attack.row == row.row}
         assert set(row.codes) <= CODES.keys()
         assert set(row.codes) <= mine, row
+
+
+PLACING = {"places", "raises", "warns", "refused", "check"}  # ask for the code and the place, or compare them
+
+
+@pytest.mark.parametrize("row", [row for row in table.hazards() if row.codes], ids=lambda row: f"{row.row} {row.test}")
+def test_a_test_of_each_row_asserts_its_codes_and_where_they_are_told(row: Any) -> None:
+    tree = ast.parse((ROOT / "tests" / ("attacks" if row.row[0] == "S" else "hazards") / row.file).read_text())
+    functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+    mine = [function for name, function in functions.items() if _number(row.row) in name]
+    placed = {code for function in mine for code in _placed(function, functions, tree)}
+    placed |= {attack.code for attack in RECIPES if attack.row == row.row and attack.at}
+    assert set(row.codes) <= placed
+
+
+def test_errors_of_hazards_are_caught_with_their_place() -> None:
+    """`raises` of tests.hazards.told demands one; pytest's own does not, and knows no code."""
+    allowed = {"ValueError", "RuntimeError", "KeyboardInterrupt", "error", "kind"}
+    for file in [*(ROOT / "tests" / "hazards").glob("test_*.py"), *(ROOT / "tests" / "attacks").glob("test_*.py")]:
+        for call in filter(_is_raises, ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
+            assert ast.unparse(call.args[0]) in allowed, f"{file.name}:{call.lineno}"  # type: ignore[attr-defined]
 
 
 def test_every_code_is_provoked_by_a_test() -> None:
@@ -73,6 +93,33 @@ def _provoked(folder: Path) -> Iterator[tuple[str, str]]:
                 reached = [node.name, *(used & helpers.keys())]
                 tables = {code for table in tree.body if _name(table) in used for code in _codes(table)}
                 yield from ((node.name, code) for name in reached for code in helpers[name] | tables)
+
+
+def _number(row: str) -> str:
+    """How names of tests of this row have it."""
+    return f"_{row.lower()}_" if row[0] == "S" else f"_{row[0].lower()}{int(row[1:]):02d}_"
+
+
+def _placed(function: ast.FunctionDef, functions: dict[str, ast.FunctionDef], tree: ast.Module) -> set[str]:
+    """Codes whose place is asserted in a test, or in a function of the same file that it calls."""
+    found: set[str] = set()
+    for call in (n for n in ast.walk(function) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)):
+        name = call.func.id  # type: ignore[attr-defined]
+        if name in PLACING:
+            variables = {n.id for argument in call.args for n in ast.walk(argument) if isinstance(n, ast.Name)}
+            tables = {code for table in tree.body if _name(table) in _names(function) for code in _codes(table)}
+            found |= _codes(call) | (tables | _codes(function) if variables & {"code"} else set())
+        elif name in functions and functions[name] is not function:
+            found |= _placed(functions[name], functions, tree)
+    return found
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+
+
+def _is_raises(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.raises"
 
 
 def _name(statement: ast.stmt) -> str:
