@@ -68,8 +68,8 @@ def page() -> str:
         "# Hazards\n\n",
         "Ways in which rewriting a model goes wrong, and what reparamkit does about each. Every row is a test, of\n"
         "the code and of the place that it names; it also proves that a model is bit for bit what it was after a\n"
-        "refusal or an error: parameters, buffers, modes, hooks, gradients, random generators. Hostile input runs nothing, changes no file, and ends in\n"
-        "bounded time; SECURITY.md says what is trusted.\n",
+        "refusal or an error: parameters, buffers, modes, hooks, gradients, random generators. Hostile\n"
+        "input runs nothing, changes no file, and ends in bounded time; SECURITY.md says what is trusted.\n",
     ]
     rows = hazards()
     for letter, title in FAMILIES.items():
