@@ -118,7 +118,8 @@ class TestMeasured:
         [question] = found["timed"]["questions"]
         where = "2x4x10x12" if arguments else "1x4x224x224"
         assert question["new"] == [f"conv 4, 3x3 padding 1 on {where}"]
-        assert bool(found["merged"]) is (question["faster"] is True)
+        # On a busy machine neither may be the faster one: then costs decide.
+        assert question["faster"] in (bool(found["merged"]), None)
 
     @pytest.mark.parametrize(
         "command",
