@@ -4,6 +4,9 @@ Time: both in this process, one compute thread, in pairs whose order alternates;
 ratios timm / reparamkit of the pairs, with their quartiles. Memory: each conversion in a fresh process, the largest
 resident set during the conversion minus the one before it. Before a figure is shown, it is checked that the model
 collapsed as far as it should and computes the same.
+
+Tensors: the same without the noise of an allocator: bytes that torch has handed out, at the most during one
+conversion and after it, beyond those before it.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ import timm
 import torch
 from timm.utils.model import reparameterize_model
 from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
 
 import reparamkit
 
@@ -165,6 +170,25 @@ def measure_memory(name: str, runs: int) -> dict[str, Any]:
     }
 
 
+def tensor_bytes(side: str, template: nn.Module) -> tuple[int, int]:
+    """Bytes of tensors beyond those before one conversion: the most during it, and what is left after it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        model = copy.deepcopy(template)
+        gc.collect()
+        with record_function("conversion"):
+            SIDES[side](model)
+    found = seen.profiler.kineto_results.events()
+    start = next(event.start_ns() for event in found if event.name() == "conversion")
+    changes = sorted((event.start_ns(), event.nbytes()) for event in found if event.name() == "[memory]")
+    levels = list(accumulate((size for when, size in changes if when >= start), initial=0))
+    return max(levels), levels[-1]
+
+
+def measure_tensors(name: str) -> dict[str, tuple[int, int]]:
+    template = build(name)
+    return {side: tensor_bytes(side, template) for side in SIDES}
+
+
 def show(name: str, result: dict[str, Any]) -> None:
     for clock in ("cpu", "wall"):
         if clock in result:
@@ -183,6 +207,10 @@ def show(name: str, result: dict[str, Any]) -> None:
             f"{name:14} peak  {row['reparamkit_bytes'] / 2**20:9.1f} MB {row['timm_bytes'] / 2**20:9.1f} MB   "
             f"{ratio} [{spread}]"
         )
+    for index, what in enumerate(("most", "left")):
+        ours, theirs = (result["tensors"][side][index] / 2**20 for side in ("reparamkit", "timm"))
+        ratio = f"{ours / theirs:5.2f} of timm's" if what == "most" else ""
+        print(f"{name:14} {what:5} {ours:9.1f} MB {theirs:9.1f} MB   {ratio}")
     sys.stdout.flush()
 
 
@@ -210,6 +238,7 @@ def main() -> None:
         result = measure_time(name, args.pairs) if args.pairs else {}
         if args.memory_runs:
             result["memory"] = measure_memory(name, args.memory_runs)
+        result["tensors"] = measure_tensors(name)
         results[name] = result
         show(name, result)
     if args.json:
