@@ -1,157 +1,102 @@
-"""What a conversion costs: `reparamkit.apply(inplace=True)`, every merge proven, against timm's own converter.
+"""What a conversion costs: `reparamkit.apply(inplace=True)`, every merge proven, against the author's own converter.
+
+That is timm's `reparameterize_model(inplace=True)`, and ultralytics' `fuse()`; neither proves anything.
 
 Time: both in this process, one compute thread, in pairs whose order alternates; the figure is the median of the
-ratios timm / reparamkit of the pairs, with their quartiles. Memory: each conversion in a fresh process, the largest
-resident set during the conversion minus the one before it. Before a figure is shown, it is checked that the model
-collapsed as far as it should and computes the same.
-
-Tensors: the same without the noise of an allocator: bytes that torch has handed out, at the most during one
-conversion and after it, beyond those before it.
+ratios author / reparamkit of the pairs, with their quartiles. Memory: bytes that torch has handed out beyond those
+before the conversion, at the most and after it; and the resident set, each conversion in a fresh process. Before a
+figure is shown, it is checked that the model collapsed at least as far as the author's and computes the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
-import ctypes
 import gc
 import json
-import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.utils.model import reparameterize_model
+from deployed.memory import resident_bytes, tensor_bytes
+from deployed.models import build, by_author, images
 from torch import nn
-from torch.profiler import ProfilerActivity, profile, record_function
 
 import reparamkit
 
-# Convolutions that may be left.
-MODELS = {"repvgg_a0": 22, "mobileone_s4": 67, "repvgg_b3": 28, "mobileone_s0": 43, "fastvit_t8": 52}
+MODELS = (
+    "repvgg_a0 repvgg_b0 repvgg_b3 mobileone_s0 mobileone_s1 mobileone_s4 fastvit_t8 fastvit_ma36 repvit_m2_3 yolov8x"
+).split()
 
 
 def by_reparamkit(model: nn.Module) -> nn.Module:
     return reparamkit.apply(model, inplace=True)
 
 
-def by_timm(model: nn.Module) -> nn.Module:
-    return reparameterize_model(model, inplace=True)
+def by_reparamkit_copied(model: nn.Module) -> nn.Module:
+    return reparamkit.apply(model)
 
 
-SIDES: dict[str, Callable[[nn.Module], nn.Module]] = {"reparamkit": by_reparamkit, "timm": by_timm}
-
-
-def build(name: str) -> nn.Module:
-    """The model with batch norms that are not the identity, or a fold could be skipped unseen."""
-    torch.manual_seed(0)
-    model = timm.create_model(name)
-    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
-        nn.init.uniform_(norm.running_mean, -0.5, 0.5)
-        nn.init.uniform_(norm.running_var, 0.5, 1.5)
-        nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.uniform_(norm.bias, -0.3, 0.3)
-    return model.eval()
+SIDES: dict[str, Callable[[nn.Module], nn.Module]] = {"reparamkit": by_reparamkit, "author": by_author}
 
 
 def counts(model: nn.Module) -> tuple[int, int]:
+    """Convolutions and batch norms."""
     modules = list(model.modules())
-    return sum(isinstance(m, nn.Conv2d) for m in modules), sum(isinstance(m, nn.BatchNorm2d) for m in modules)
+    norms = nn.modules.batchnorm._BatchNorm
+    return sum(isinstance(m, nn.Conv2d) for m in modules), sum(isinstance(m, norms) for m in modules)
 
 
-def check(name: str, side: str, model: nn.Module) -> None:
-    """Stop when `model` is not what a conversion should give."""
-    convs, norms = counts(model)
-    if convs > MODELS[name] or (norms and side == "reparamkit"):
-        sys.exit(f"{name}: {side} left {convs} convolutions (expected {MODELS[name]}) and {norms} batch norms")
-
-
-def check_outputs(name: str, template: nn.Module) -> None:
-    x = torch.randn(1, 3, 64, 64)
+def check(name: str, template: nn.Module) -> None:
+    """Stop when ours is not what a conversion should give."""
+    made = {side: convert(copy.deepcopy(template)) for side, convert in SIDES.items()}
+    ours, theirs = counts(made["reparamkit"]), counts(made["author"])
+    if ours[0] > theirs[0] or ours[1]:
+        sys.exit(f"{name}: convolutions and batch norms left: reparamkit {ours}, author {theirs}")
     with torch.no_grad():
-        for side, convert in SIDES.items():
-            comparison = reparamkit.verify(template, convert(copy.deepcopy(template)), x)
-            if comparison.error > comparison.allowed:
-                sys.exit(f"{name}: {side} is {comparison.error:.2g} off")
+        comparison = reparamkit.verify(template, made["reparamkit"], images(name))
+    if comparison.error > comparison.allowed:
+        sys.exit(f"{name}: {comparison.error:.2g} off")
 
 
-def timed(name: str, side: str, template: nn.Module) -> tuple[float, float]:
-    """CPU and wall seconds of one conversion."""
+def seconds(convert: Callable[[nn.Module], nn.Module], template: nn.Module) -> float:
+    """CPU seconds of one conversion of a fresh copy."""
     model = copy.deepcopy(template)
     gc.collect()
-    wall, cpu = time.perf_counter(), time.process_time()
-    model = SIDES[side](model)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    check(name, side, model)
-    return cpu, wall
+    start = time.process_time()
+    model = convert(model)
+    return time.process_time() - start
 
 
-def measure_time(name: str, pairs: int) -> dict[str, Any]:
-    template = build(name)
-    check_outputs(name, template)
-    found: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
+def measure_time(name: str, template: nn.Module, pairs: int) -> dict[str, Any]:
+    found: dict[str, list[float]] = {side: [] for side in SIDES}
     for pair in range(pairs):
         for side in list(SIDES) if pair % 2 else reversed(list(SIDES)):
-            found[side].append(timed(name, side, template))
-    result: dict[str, Any] = {"pairs": pairs}
-    for index, clock in enumerate(("cpu", "wall")):
-        ours, theirs = ([run[index] for run in found[side]] for side in ("reparamkit", "timm"))
-        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-        result[clock] = {
-            "reparamkit_s": statistics.median(ours),
-            "timm_s": statistics.median(theirs),
-            "ratio": quartiles(ratios),
-        }
-    return result
+            found[side].append(seconds(SIDES[side], template))
+    ratios = [b / a for a, b in zip(found["reparamkit"], found["author"], strict=True)]
+    others = {
+        "copied": lambda: seconds(by_reparamkit_copied, template),
+        "forward": lambda: _forward(template, images(name)),
+    }
+    more = {what: statistics.median(run() for _ in range(3)) for what, run in others.items()}
+    quartiles = statistics.quantiles(ratios, n=4, method="inclusive") if pairs > 1 else ratios * 3
+    return {**{side: statistics.median(runs) for side, runs in found.items()}, **more, "ratio": quartiles}
 
 
-def quartiles(values: list[float]) -> list[float]:
-    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+def _forward(model: nn.Module, x: torch.Tensor) -> float:
+    with torch.no_grad():
+        start = time.process_time()
+        model(x)
+        return time.process_time() - start
 
 
-def status(key: str) -> int:
-    """A field of /proc/self/status, in bytes."""
-    line = next(ln for ln in Path("/proc/self/status").read_text().splitlines() if ln.startswith(f"{key}:"))
-    return int(line.split()[1]) * 1024
-
-
-def peak_of(name: str, side: str) -> int:
-    """Extra resident bytes during one conversion; for a process of its own."""
-    SIDES[side](build("repvgg_a0" if name != "repvgg_a0" else "mobileone_s0"))  # load code and libraries first
-    model = build(name)
-    gc.collect()
-    give_back()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-        before, after = status("VmRSS"), lambda: status("VmHWM")
-    except OSError:  # elsewhere than on Linux the mark of building the model stays in
-        before, after = maxrss(), maxrss
-    model = SIDES[side](model)
-    peak = after() - before
-    check(name, side, model)
-    return max(peak, 0)
-
-
-def give_back() -> None:
-    """Return freed memory to the system, or what building the model left over would be used unseen (glibc)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def maxrss() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def measure_memory(name: str, runs: int) -> dict[str, Any]:
+def measure_resident(name: str, runs: int) -> dict[str, list[int]]:
+    """Of fresh processes, sorted."""
     found: dict[str, list[int]] = {side: [] for side in SIDES}
     for _ in range(runs):
         for side in SIDES:
@@ -160,65 +105,65 @@ def measure_memory(name: str, runs: int) -> dict[str, Any]:
             if done.returncode:
                 sys.exit(done.stderr)
             found[side].append(int(done.stdout.split()[-1]))
-    ours, theirs = (statistics.median(found[side]) for side in ("reparamkit", "timm"))
-    return {
-        "runs": runs,
-        "reparamkit_bytes": ours,
-        "timm_bytes": theirs,
-        "ratio": ours / theirs if theirs else None,
-        "all_bytes": found,
-    }
+    return {side: sorted(seen) for side, seen in found.items()}
 
 
-def tensor_bytes(side: str, template: nn.Module) -> tuple[int, int]:
-    """Bytes of tensors beyond those before one conversion: the most during it, and what is left after it."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        model = copy.deepcopy(template)
-        gc.collect()
-        with record_function("conversion"):
-            SIDES[side](model)
-    found = seen.profiler.kineto_results.events()
-    start = next(event.start_ns() for event in found if event.name() == "conversion")
-    changes = sorted((event.start_ns(), event.nbytes()) for event in found if event.name() == "[memory]")
-    levels = list(accumulate((size for when, size in changes if when >= start), initial=0))
-    return max(levels), levels[-1]
+def peak_of(name: str, side: str) -> int:
+    SIDES[side](build("repvgg_a0" if name != "repvgg_a0" else "mobileone_s0"))  # load code and libraries first
+    if name.startswith("yolo"):
+        SIDES[side](build("yolov8n"))
+    return resident_bytes(SIDES[side], build(name))
 
 
-def measure_tensors(name: str) -> dict[str, tuple[int, int]]:
+HEAD = """## What a conversion costs
+
+Written by `python benchmarks/conversion.py`: in place, every merge proven, beside the author's own converter, which
+proves nothing. CPU milliseconds on one thread, median of {pairs} pairs; ratio: author / reparamkit, above 1 reparamkit
+is faster. "copy": the default, which leaves the model alone. "forward": one image through the model before it is
+converted.
+
+| model | reparamkit | author | ratio [quartiles] | copy | forward |
+|---|---|---|---|---|---|"""
+MEMORY = """
+Memory in MB beyond that before: tensors at the most during a conversion and left after it (negative: less than before);
+resident set of the process at the most, median [least, most] of {runs} processes.
+
+| model | weights | reparamkit: most, left | author: most, left | reparamkit: resident | author: resident |
+|---|---|---|---|---|---|"""
+
+
+def time_row(name: str, found: dict[str, Any]) -> str:
+    low, mid, high = found["ratio"]
+    ours, theirs, copied, forward = (f"{found[k] * 1e3:.0f}" for k in ("reparamkit", "author", "copied", "forward"))
+    return f"| {name} | {ours} | {theirs} | {mid:.2f} [{low:.2f}, {high:.2f}] | {copied} | {forward} |"
+
+
+def memory_row(name: str, found: dict[str, Any]) -> str:
+    tensors = [" , ".join(f"{n / 2**20:.0f}" for n in found["tensors"][side]).replace(" ,", ",") for side in SIDES]
+    resident = ["-" if not found["resident"] else _spread(found["resident"][side]) for side in SIDES]
+    return "| " + " | ".join([name, f"{found['weights'] / 2**20:.0f}", *tensors, *resident]) + " |"
+
+
+def _spread(seen: list[int]) -> str:
+    return f"{statistics.median(seen) / 2**20:.0f} [{seen[0] / 2**20:.0f}, {seen[-1] / 2**20:.0f}]"
+
+
+def measure(name: str, pairs: int, runs: int) -> dict[str, Any]:
     template = build(name)
-    return {side: tensor_bytes(side, template) for side in SIDES}
-
-
-def show(name: str, result: dict[str, Any]) -> None:
-    for clock in ("cpu", "wall"):
-        if clock in result:
-            row, (low, mid, high) = result[clock], result[clock]["ratio"]
-            print(
-                f"{name:14} {clock:5} {row['reparamkit_s'] * 1e3:9.1f} ms {row['timm_s'] * 1e3:9.1f} ms   "
-                f"{mid:5.2f}x faster [{low:.2f}, {high:.2f}]"
-            )
-    if "memory" in result:
-        row = result["memory"]
-        ratio = "-" if row["ratio"] is None else f"{row['ratio']:5.2f} of timm's"
-        spread = "; ".join(
-            f"{side} {min(seen) / 2**20:.1f} to {max(seen) / 2**20:.1f}" for side, seen in row["all_bytes"].items()
-        )
-        print(
-            f"{name:14} peak  {row['reparamkit_bytes'] / 2**20:9.1f} MB {row['timm_bytes'] / 2**20:9.1f} MB   "
-            f"{ratio} [{spread}]"
-        )
-    for index, what in enumerate(("most", "left")):
-        ours, theirs = (result["tensors"][side][index] / 2**20 for side in ("reparamkit", "timm"))
-        ratio = f"{ours / theirs:5.2f} of timm's" if what == "most" else ""
-        print(f"{name:14} {what:5} {ours:9.1f} MB {theirs:9.1f} MB   {ratio}")
-    sys.stdout.flush()
+    check(name, template)
+    return {
+        "time": measure_time(name, template, pairs),
+        "tensors": {side: tensor_bytes(convert, template) for side, convert in SIDES.items()},
+        "resident": measure_resident(name, runs) if runs else {},
+        "weights": sum(p.numel() * p.element_size() for p in template.parameters()),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"default: {' '.join(MODELS)}")
     parser.add_argument("--pairs", type=int, default=9, help="pairs of timed conversions (default 9)")
-    parser.add_argument("--memory-runs", type=int, default=5, help="processes a side for the peak; 0 skips it")
+    parser.add_argument("--memory-runs", type=int, default=5, help="processes a side for the resident set; 0 skips it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--peak", nargs=2, metavar=("MODEL", "SIDE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -226,23 +171,16 @@ def main() -> None:
     if args.peak:
         print(peak_of(*args.peak))
         return
-    unknown = set(args.models) - set(MODELS)
-    if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(MODELS)}")
-    versions = {"torch": torch.__version__, "timm": timm.__version__, "reparamkit": reparamkit.__version__}
-    versions |= {"python": platform.python_version(), "machine": platform.machine()}
-    print(", ".join(f"{key} {value}" for key, value in versions.items()), "- one compute thread")
-    print(f"{'model':14} {'':5} {'reparamkit':>12} {'timm':>12}   timm / reparamkit: median of pairs [quartiles]")
-    results = {}
+    found: dict[str, Any] = {}
+    print(HEAD.format(pairs=args.pairs))
     for name in args.models or MODELS:
-        result = measure_time(name, args.pairs) if args.pairs else {}
-        if args.memory_runs:
-            result["memory"] = measure_memory(name, args.memory_runs)
-        result["tensors"] = measure_tensors(name)
-        results[name] = result
-        show(name, result)
+        found[name] = measure(name, args.pairs, args.memory_runs)
+        print(time_row(name, found[name]["time"]), flush=True)
+    print(MEMORY.format(runs=args.memory_runs))
+    for name, row in found.items():
+        print(memory_row(name, row))
     if args.json:
-        args.json.write_text(json.dumps({"versions": versions, "models": results}, indent=2) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ FILES = {
 # package or file -> what it may import of this package, beside itself and `errors`
 BELOW = {
     "operators": set(),
-    "nodes": set(),
+    "nodes": {"remember"},
     "term": {"operators"},
     "merge": {"operators", "term", "rule"},
     "trace": {"nodes", "paths", "remember", "mode", "chance"},

@@ -25,7 +25,7 @@ MODELS = (
     "resnet50",
     "efficientnet_b0",
 )
-SIZES = {"fastvit_t8": 256, "yolov9t": 320, "yolov10n": 320}
+SIZES = {"fastvit_t8": 256, "fastvit_ma36": 256, "yolov9t": 320, "yolov10n": 320, "yolov8x": 320}
 
 
 def build(name: str, seed: int = 0) -> nn.Module:
@@ -47,15 +47,20 @@ def images(name: str, batch: int = 1) -> torch.Tensor:
 
 
 def author(model: nn.Module) -> nn.Module:
-    """What the model's own library makes of a copy: timm's `reparameterize_model`, ultralytics' `fuse`."""
-    twin: Any = copy.deepcopy(model)
-    if hasattr(twin, "fuse") and type(twin).__module__.startswith("ultralytics"):
+    """What the model's own library makes of a copy."""
+    return by_author(copy.deepcopy(model))
+
+
+def by_author(model: nn.Module) -> nn.Module:
+    """What the model's own library makes of it, in place: timm's `reparameterize_model`, ultralytics' `fuse`."""
+    fuse: Any = getattr(model, "fuse", None)
+    if fuse is not None and type(model).__module__.startswith("ultralytics"):
         with contextlib.redirect_stdout(io.StringIO()):
-            fused: nn.Module = twin.fuse(verbose=False)
+            fused: nn.Module = fuse(verbose=False)
         return fused
     from timm.utils.model import reparameterize_model
 
-    return reparameterize_model(twin, inplace=True)
+    return reparameterize_model(model, inplace=True)
 
 
 def fx_fuse(model: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from reparamkit.edits.rewrite import frozen
 from reparamkit.paths import joined, within
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from reparamkit.decide.candidate import Candidate
     from reparamkit.edits.edit import Edit
@@ -55,13 +55,13 @@ class Choice:
         return any(isinstance(e, Rewrite) and frozen(e.frame, gone) is not None for e in self.edits)
 
 
-def opens_more(edits: Iterable[Edit], flow: Flow, homeless: Iterable[Candidate]) -> bool:
+def opens_more(edits: Sequence[Edit], flow: Flow, homeless: Iterable[Candidate]) -> bool:
     """Whether more may merge in a flow once these edits are made.
 
     A part of a region that no edit can express leaves less of it: modules can be exchanged where steps cannot, and what
-    was in the way may be gone. A forward that went several ways may go one way only, or fail in fewer of them. A call
-    whose result nobody reads goes with the forward that made it, and what it read has a reader less. A value that is
-    handed to a forward that does not read it is still computed when its region is gone.
+    was in the way may be gone. A forward that went several ways and is written anew may go one way only, or fail in
+    fewer of them. A call whose result nobody reads goes with the forward that made it, and what it read has a reader
+    less. A value that is handed to a forward that does not read it is still computed when its region is gone.
 
     Args:
         edits: what is made.
@@ -69,7 +69,7 @@ def opens_more(edits: Iterable[Edit], flow: Flow, homeless: Iterable[Candidate])
         homeless: regions that no edit of the model as it is can express.
     """
     parts = [set(edit.candidate.values) for edit in edits]
-    if parts and flow.several:
+    if flow.several and any(isinstance(edit, Rewrite) for edit in edits):
         return True
     if any(part < set(whole.values) for whole in homeless for part in parts):
         return True

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from reparamkit.remember import remembered
+
 _INPLACE_OPERATORS = {
     getattr(operator, name)
     for name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor", "setitem")
@@ -34,6 +36,7 @@ def may_mutate(module: nn.Module) -> bool:
     return any(bool(getattr(m, "inplace", False)) or _code_mutates(type(m)) for m in module.modules())
 
 
+@remembered
 def _code_mutates(cls: type) -> bool:
     if cls.__module__.startswith("torch.nn."):
         return False
