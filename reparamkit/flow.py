@@ -43,6 +43,7 @@ class Share:
         total: how many `of` has.
         among: how many have the same share.
         linear: without what the norm adds, which goes to another one.
+        steps: the operations it stands for, where they are no norm; if linear, without what they add.
     """
 
     norm: Value
@@ -53,6 +54,7 @@ class Share:
     total: int = 0
     among: int = 1
     linear: bool = False
+    steps: tuple[Value, ...] = ()
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -140,6 +142,11 @@ class Value:
     def stays(self) -> bool:
         """Whether it rearranges axes, and so stays where it is whatever is merged around it."""
         return self.term is not None and isinstance(self.term.op, Layout)
+
+    @property
+    def parted(self) -> bool:
+        """Whether it is a share of products and sums, which nothing in the model computes by itself."""
+        return self.share is not None and bool(self.share.steps)
 
     @property
     def idle(self) -> bool:

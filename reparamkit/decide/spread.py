@@ -14,6 +14,7 @@ from reparamkit.decide.shares import Spread, shared_out
 from reparamkit.edits.edit import Rewrite
 from reparamkit.errors import Refusal
 from reparamkit.operators import Scale
+from reparamkit.operators.scale import Offset
 from reparamkit.rules.spread import may_spread
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ def without_halves(planned: Sequence[Planned], kept: Sequence[Planned]) -> list[
 
 
 def _norms(planned: Planned) -> set[Value]:
-    return {value.share.norm for value in planned.edit.candidate.values if value.share is not None}
+    """What has shares in a region, or left its scale to others."""
+    candidate = planned.edit.candidate
+    left = {candidate.target} if isinstance(candidate.term.op, Offset) else set()
+    return left | {value.share.norm for value in candidate.values if value.share is not None}
 
 
 def with_spread_norms(flow: Flow, chosen: Choice, choose: Callable[[], Choice], policy: Policy) -> Choice:

@@ -17,6 +17,8 @@ from reparamkit.nodes.tree import mapped
 from reparamkit.prove.modules import run_module
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reparamkit.flow import Flow, Frame, Share, Value
 
 _INPLACE = {getattr(operator, f"i{n}"): getattr(operator, n) for n in ("add", "sub", "mul", "truediv")}
@@ -26,9 +28,26 @@ def run_value(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
     """What the node of `value` computes from the `known` values, in float64."""
     if value.gone:
         return known[value.inputs[0]]
+    if value.share is not None and value.share.steps:
+        run = scaled if value.share.linear else run_steps
+        return run(value.share.steps, flow, known[value.inputs[0]])
     if value.share is not None and value.share.size is not None:
         return _run_share(value.share, flow, known[value.inputs[0]])
     return _run_whole(value, flow, known)
+
+
+def scaled(steps: Sequence[Value], flow: Flow, x: Tensor) -> Tensor:
+    """What the product and the sum make of `x`, without what they make of zeros."""
+    return run_steps(steps, flow, x) - run_steps(steps, flow, torch.zeros_like(x))
+
+
+def run_steps(steps: Sequence[Value], flow: Flow, x: Tensor) -> Tensor:
+    """What the last of `steps` computes when the first is given `x`."""
+    source = steps[0].inputs[0]
+    known = {source: x}
+    for step in steps:
+        known[step] = x = _run_whole(step, flow, known)
+    return x
 
 
 def remember(known: dict[Value, Tensor], value: Value, result: Tensor) -> None:
