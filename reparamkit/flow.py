@@ -43,6 +43,8 @@ class Share:
         total: how many `of` has.
         among: how many have the same share.
         linear: without what the norm adds, which goes to another one.
+        over: products of it, by which what it adds is divided.
+        factor: a number by which it is divided as well.
         steps: the operations it stands for, where they are no norm; if linear, without what they add.
     """
 
@@ -55,6 +57,8 @@ class Share:
     among: int = 1
     linear: bool = False
     steps: tuple[Value, ...] = ()
+    over: tuple[Value, ...] = ()
+    factor: float = 1.0
 
 
 @dataclass(eq=False, repr=False, slots=True)

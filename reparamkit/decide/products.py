@@ -33,7 +33,7 @@ def put_products(
     made = [_product(spread, steps, group, term, linear) for group in groups]
     for product, group in zip(made, groups, strict=True):
         for value in group:
-            _read_instead(spread, value, last, product)
+            spread.read_instead(value, last, product)
     inside = set().union(*groups)
     for value in _behind(last):
         if value.source is last and value not in inside:
@@ -52,21 +52,6 @@ def _product(spread: Spread, steps: tuple[Value, ...], group: set[Value], term: 
     link(made, last, term)
     spread.shares.append(made)
     return made
-
-
-def _read_instead(spread: Spread, value: Value, last: Value, product: Value) -> None:
-    """Let `value` read the product where it reads `last`."""
-
-    def other(read: Value) -> Value:
-        return product if read is last else read
-
-    if value.source is last:
-        spread.change(value, source=product)
-    if last in value.inputs:
-        spread.change(value, inputs=[other(read) for read in value.inputs])
-    if last in value.parts:
-        terms = tuple((factor, other(read)) for factor, read in value.terms)
-        spread.change(value, terms=terms, stacks=tuple(map(other, value.stacks)))
 
 
 def _behind(last: Value) -> Iterator[Value]:

@@ -59,7 +59,7 @@ def with_spread_norms(flow: Flow, chosen: Choice, choose: Callable[[], Choice], 
     failed: dict[Value, Refusal] = {}
     norms = [norm for norm in flow.values if norm not in chosen.done and may_spread(norm)]
     while True:
-        spreads = [made for norm in norms if norm not in failed and (made := shared_out(norm, flow))]
+        spreads = [made for norm in norms if norm not in failed and (made := shared_out(norm, flow, chosen.done))]
         better = choose() if spreads else chosen
         refused = {s.norm: refusal for s in spreads if (refusal := _refused(s, better, policy))}
         if not refused:

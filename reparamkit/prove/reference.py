@@ -45,6 +45,9 @@ def run_steps(steps: Sequence[Value], flow: Flow, x: Tensor) -> Tensor:
     """What the last of `steps` computes when the first is given `x`."""
     source = steps[0].inputs[0]
     known = {source: x}
+    while source.share is not None:  # it stands behind what the node reads
+        source = source.inputs[0]
+        known[source] = x
     for step in steps:
         known[step] = x = _run_whole(step, flow, known)
     return x
@@ -60,7 +63,13 @@ def remember(known: dict[Value, Tensor], value: Value, result: Tensor) -> None:
 def _run_share(share: Share, flow: Flow, x: Tensor) -> Tensor:
     """What the whole norm makes of these channels, with or without what it adds."""
     made = _run_with_zeros(share, flow, x)
-    return made - _run_with_zeros(share, flow, torch.zeros_like(x)) if share.linear else made
+    if not (share.linear or share.over or share.factor != 1.0):
+        return made
+    added = _run_with_zeros(share, flow, torch.zeros_like(x))
+    if share.linear:
+        return made - added
+    by = run_steps(share.over, flow, torch.ones_like(x)) if share.over else torch.ones_like(x)
+    return made - added + added / (by * share.factor)
 
 
 def _run_with_zeros(share: Share, flow: Flow, x: Tensor) -> Tensor:
