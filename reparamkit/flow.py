@@ -43,6 +43,7 @@ class Share:
         total: how many `of` has.
         among: how many have the same share.
         linear: without what the norm adds, which goes to another one.
+        within: it stands behind a concatenation, of which the norm has these channels; the others stay as they are.
         over: products of it, by which what it adds is divided.
         factor: a number by which it is divided as well.
         steps: the operations it stands for, where they are no norm; if linear, without what they add.
@@ -56,6 +57,7 @@ class Share:
     total: int = 0
     among: int = 1
     linear: bool = False
+    within: bool = False
     steps: tuple[Value, ...] = ()
     over: tuple[Value, ...] = ()
     factor: float = 1.0

@@ -422,3 +422,16 @@ def test_other_policies_do_not_add_steps(policy: str) -> None:
     model = scales(Block(Affine(C), padded(), RepBlock()))
     deploy, _ = convert_as_is(model, IMAGE, policy=policy, example_inputs=inputs(IMAGE))
     assert steps(deploy) <= 1
+
+
+def test_calls_of_functions_read_it_too() -> None:
+    constants = {name: nn.Parameter(torch.ones(C, 1, 1)) for name in ("s", "t")}
+    kernels = {name: nn.Parameter(torch.ones(C, C, 3, 3)) for name in ("v", "w")}
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = x.sigmoid() * m.s + m.t
+        return nn.functional.conv2d(y, m.v, padding=1).relu() * nn.functional.conv2d(y, m.w, padding=1)
+
+    deploy, report = convert(Fn(forward, **constants, **kernels), IMAGE)
+    assert "core/parted" in merged_rules(report)
+    assert steps(deploy) == 2

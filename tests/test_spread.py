@@ -392,3 +392,61 @@ def test_padding_and_a_norm_are_no_convolution() -> None:
     """A share that meets only a border that is written out stays what it is."""
     model = Fn(lambda m, x: m.bn(nn.functional.pad(x.relu(), (1, 1, 1, 1))), bn=nn.BatchNorm2d(C))
     assert counts(convert(model, IMAGE)[0]) == (0, 1)
+
+
+class Joined(nn.Module):
+    """Two branches, convolution, ReLU, norm, side by side in front of one or two layers."""
+
+    def __init__(self, run: Any, k: int = 1, **options: Any) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(C, 3, 3, padding=1), nn.Conv2d(C, 2, 1)
+        self.na, self.nb = nn.BatchNorm2d(3), nn.BatchNorm2d(2)
+        self.out, self.side = nn.Conv2d(5 + C, 4, k, **options), nn.Conv2d(5 + C, 2, 1, bias=False)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x, self.na(self.a(x).relu()), self.nb(self.b(x).relu()))
+
+
+JOINED: dict[str, Any] = {
+    "two norms and an input": lambda m, x, a, b: m.out(torch.cat([a, x.tanh(), b], 1)),
+    "negative axis": lambda m, x, a, b: m.out(torch.cat((x, b, a), -3)),
+    "two layers behind": lambda m, x, a, b: (lambda y: m.out(y) * m.side(y).sum(1, keepdim=True))(
+        torch.cat([a, b, x], 1)
+    ),
+    "an activation of one of them": lambda m, x, a, b: m.out(torch.cat([a, b.sigmoid(), x], 1)),
+}
+NOT_JOINED: dict[str, Any] = {
+    "an activation behind": lambda m, x, a, b: m.out(torch.cat([a, b, x], 1).relu()),
+    "read elsewhere, too": lambda m, x, a, b: m.out(torch.cat([a, b, x], 1)) * a.sum() * b.sum(),
+    "twice in it": lambda m, x, a, b: m.out(torch.cat([a, a, a], 1)) + b.sum(),
+    "along rows": lambda m, x, a, b: m.side(torch.cat([torch.cat([a, b, x], 1)] * 2, 2)).sum() + m.out(_rows(a, b)),
+    "returned": lambda m, x, a, b: (lambda y: [m.out(y), y])(torch.cat([a, b, x], 1)),
+}
+
+
+def _rows(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([a, a], 2).repeat(1, 3, 1, 1) + b.sum()
+
+
+@pytest.mark.parametrize("what", JOINED)
+def test_norms_in_front_of_a_concatenation(what: str) -> None:
+    deploy, report = convert(Joined(JOINED[what]), IMAGE, (1, C, 5, 7))
+    assert counts(deploy)[1] == int("activation" in what), report
+    assert "core/spread" in merged_rules(report)
+
+
+@pytest.mark.parametrize("what", NOT_JOINED)
+def test_norms_in_front_of_another_concatenation_stay(what: str) -> None:
+    deploy, report = convert(Joined(NOT_JOINED[what]), IMAGE)
+    assert counts(deploy)[1] == 2, report
+    assert "RK321" in codes(report)
+
+
+def test_norms_in_front_of_a_concatenation_and_zero_padding_stay() -> None:
+    """The must-refuse twin: what they add is not in the padding; reflected it is."""
+    run = JOINED["negative axis"]
+    deploy, report = convert(Joined(run, 3, padding=1), IMAGE)
+    assert counts(deploy)[1] == 2
+    assert "RK316" in codes(report)
+    assert counts(convert(Joined(run, 3, padding=1, padding_mode="reflect"), IMAGE)[0])[1] == 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from reparamkit.decide.addends import over_addends
+from reparamkit.decide.stacked import behind_stack
 from reparamkit.flow import Share, Value
 from reparamkit.lift.link import link
 from reparamkit.operators import Layout, Scale
@@ -86,7 +87,7 @@ class Spread:
 def shared_out(norm: Value, flow: Flow, done: Container[Value]) -> Spread | None:
     """The norm given to its neighbours, if there are several; `done` are the values that merge without that."""
     spread = Spread(norm, done)
-    if not (_over_parts(spread, norm) or _over_readers(spread)):
+    if norm.gone or not (_over_parts(spread, norm) or _over_readers(spread) or behind_stack(spread)):
         spread.undo(flow)
         return None
     flow.shares += spread.shares

@@ -56,6 +56,10 @@ def run_steps(steps: Sequence[Value], flow: Flow, x: Tensor) -> Tensor:
 def remember(known: dict[Value, Tensor], value: Value, result: Tensor) -> None:
     """Note the result of `value`, also for nodes that read the one of which it is a copy."""
     known[value] = result
+    read = value
+    while read.share is not None and (read.share.steps or read.share.within):  # what nodes behind it read
+        read = read.inputs[0]
+        known[read] = result
     if value.share is not None and value.share.size is None:
         known[value.share.of] = result
 
@@ -74,6 +78,8 @@ def _run_share(share: Share, flow: Flow, x: Tensor) -> Tensor:
 
 def _run_with_zeros(share: Share, flow: Flow, x: Tensor) -> Tensor:
     """What the whole norm makes of these channels; the others are zeros."""
+    if share.within:
+        return _run_within(share, flow, x)
     shape = list(x.shape)
     shape[share.axis] = share.total
     whole = x.new_zeros(shape)
@@ -82,6 +88,15 @@ def _run_with_zeros(share: Share, flow: Flow, x: Tensor) -> Tensor:
     nested = share.of.share
     made = _run_whole(share.of, flow, known) if nested is None else _run_share(nested, flow, whole)
     return made.narrow(share.axis, share.start, x.shape[share.axis])
+
+
+def _run_within(share: Share, flow: Flow, x: Tensor) -> Tensor:
+    """The norm of some channels of a concatenation."""
+    assert share.size is not None
+    made, given = x.clone(), x.narrow(share.axis, share.start, share.size)
+    normed = _run_whole(share.of, flow, {share.of.inputs[0]: given})
+    made.narrow(share.axis, share.start, share.size).copy_(normed)
+    return made
 
 
 def _run_whole(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:

@@ -9,6 +9,9 @@ kernel, such as two bars across each other, are such addends. A value that
 several layers read is scaled for each of them, ``f_j(s x + t)``, so a batch norm or the affine of a layer norm folds
 into the queries, keys and values behind it (NextViT, Li et al., 2022).
 
+A norm that a concatenation alone reads scales some of the channels behind it, ``f([s a + t; b]) = f([s; 1] [a; b] + [t;
+0])``: the branches of an old block, convolution, ReLU, norm, joined by a layer of one tap.
+
 Conditions: nobody else reads what is between; each of the layers takes its share as `core/scale` says, and one addend
 at least has a factor that is nowhere 0. All of them take it or none. Where the norm stands behind them a forward may be
 written anew, and in front of them only modules are exchanged.
