@@ -46,6 +46,7 @@ CODES: dict[str, str] = {
     "RK319": "operators cannot be combined",
     "RK320": "pooling is not a convolution",
     "RK321": "no layer beside the norm takes it",
+    "RK322": "scaled by zero",
     "RK330": "subclass with its own forward",
     "RK331": "operation is not affine or not known",
     "RK340": "the deploy form would cost more",

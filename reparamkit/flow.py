@@ -43,6 +43,10 @@ class Share:
         total: how many `of` has.
         among: how many have the same share.
         linear: without what the norm adds, which goes to another one.
+        within: it stands behind a concatenation, of which the norm has these channels; the others stay as they are.
+        over: products of it, by which what it adds is divided.
+        factor: a number by which it is divided as well.
+        steps: the operations it stands for, where they are no norm; if linear, without what they add.
     """
 
     norm: Value
@@ -53,6 +57,10 @@ class Share:
     total: int = 0
     among: int = 1
     linear: bool = False
+    within: bool = False
+    steps: tuple[Value, ...] = ()
+    over: tuple[Value, ...] = ()
+    factor: float = 1.0
 
 
 @dataclass(eq=False, repr=False, slots=True)
@@ -140,6 +148,11 @@ class Value:
     def stays(self) -> bool:
         """Whether it rearranges axes, and so stays where it is whatever is merged around it."""
         return self.term is not None and isinstance(self.term.op, Layout)
+
+    @property
+    def parted(self) -> bool:
+        """Whether it is a share of products and sums, which nothing in the model computes by itself."""
+        return self.share is not None and bool(self.share.steps)
 
     @property
     def idle(self) -> bool:

@@ -109,6 +109,10 @@ def _result(planned: Planned) -> str:
 
 def _places(value: Value, flow: Flow) -> Iterator[str]:
     """Tensors by name; modules by their path and a dot (the root is no part of a region as a whole)."""
+    if value.share is not None and value.share.steps:
+        for step in value.share.steps:
+            yield from _places(step, flow)
+        return
     if value.module_path is not None:
         yield f"{value.module_path}." if value.module_path else ""
         return

@@ -9,6 +9,7 @@ from torch import nn
 from reparamkit.decide.candidate import Candidate
 from reparamkit.decide.choice import Choice, opens_more
 from reparamkit.decide.chooser import Chooser
+from reparamkit.decide.parted import Parting
 from reparamkit.decide.policy import Policy
 from reparamkit.decide.reorder import Finder, Reorderer
 from reparamkit.decide.scales import scales_to_move
@@ -28,7 +29,7 @@ from reparamkit.planned import Pending, Planned
 from reparamkit.probe import probe
 from reparamkit.recipe import Block, Recipe
 from reparamkit.registry import Registry
-from reparamkit.rules import homogeneous, spread
+from reparamkit.rules import homogeneous, parted, spread
 from reparamkit.rules import probe as measured
 from reparamkit.scope import allowed_here, out_of_scope, scopes_of, switched_on, transforms_of
 from reparamkit.survey import Survey
@@ -137,6 +138,8 @@ def _plan_flow(plan: Plan, flow: Flow, lifter: Lifter, scopes: dict[str, Block])
     flow, choice = order.improved(flow, choice)
     if algebra.enabled(spread.RULE):
         choice = with_spread_norms(flow, choice, lambda: _chosen(plan, flow, algebra, scopes), plan.policy)
+    if algebra.enabled(parted.RULE):
+        choice = _parting(plan, flow, algebra, scopes).improved(flow, choice)
     plan.edits += [Planned(edit, flow) for edit in choice.edits]
     plan.opens |= choice.opens or any(region.term.rules & _OPENING for region in choice.regions)
     done, ends = choice.done, {region.target for region in choice.regions}
@@ -149,6 +152,15 @@ def _plan_flow(plan: Plan, flow: Flow, lifter: Lifter, scopes: dict[str, Block])
         if value not in done or (value in ends and refusal.code.startswith("RK31")):
             plan.refusals.append(refusal.at(value.where))
     return choice
+
+
+def _parting(plan: Plan, flow: Flow, algebra: Algebra, scopes: dict[str, Block]) -> Parting:
+    def edit_of(candidate: Candidate, gone: frozenset[Value]) -> Edit | Refusal:
+        edit = host(candidate, flow, plan.survey, gone)
+        refused = None if isinstance(edit, Refusal) else out_of_scope(edit, scopes, plan.registry.opt_in_ids)
+        return refused or edit
+
+    return Parting(algebra, plan.policy, plan.survey, lambda: _chosen(plan, flow, algebra, scopes), edit_of)
 
 
 def _worth_telling(value: Value, refusal: Refusal) -> bool:

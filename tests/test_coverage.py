@@ -27,7 +27,10 @@ SAMPLE = {
     "transformers:textnet": (40, 16),
     "transformers:efficientloftr": (54, 33),
     "transformers:d_fine": (169, 145),
+    "transformers:rt_detr": (97, 85),
     "transformers:rt_detr_v2": (97, 85),
+    "transformers:deimv2": (161, 137),
+    "transformers:omdet-turbo": (43, 31),
     "transformers:pp_lcnet_v3": (131, 33),
 }
 
@@ -69,6 +72,37 @@ def test_never_behind_the_converter_of_the_library(sampled: tuple[Path, dict[str
         if result["own"] is not None:
             assert result["after"]["conv"] <= result["own"]["conv"], spec
             assert result["after"]["norm"] <= result["own"]["norm"], spec
+
+
+def rows_of_the_page() -> dict[str, list[str]]:
+    """The cells of each model in docs/zoos.md, by library and name."""
+    found, library = {}, ""
+    for line in (SCRIPT.parent.parent / "docs" / "zoos.md").read_text(encoding="utf-8").splitlines():
+        library = line.removeprefix("## ") if line.startswith("## ") else library
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if library in ("timm", "torchvision", "ultralytics", "transformers") and len(cells) == 10:
+            found[f"{library}:{cells[0]}"] = cells
+    return {spec: cells for spec, cells in found.items() if cells[0] not in ("model", "---")}
+
+
+def test_the_page_of_all_models_has_none_wrong_and_none_behind_its_own_converter() -> None:
+    """A * marks a converter that takes outputs of the model away, and their layers with them."""
+    rows = rows_of_the_page()
+    assert len(rows) > 250
+    for spec, (_, conv, own, _, norm, own_norm, error, _, _, problems) in rows.items():
+        assert problems == "", spec
+        assert float(error) <= 1e-8, spec
+        if own and "*" not in own:
+            assert int(conv.split(" → ")[-1]) <= int(own), spec
+            assert int(norm.split(" → ")[-1]) <= int(own_norm), spec
+
+
+def test_the_sample_is_what_the_page_says() -> None:
+    rows = rows_of_the_page()
+    assert len(rows.keys() & SAMPLE.keys()) > 10
+    for spec, (before, after) in ((s, SAMPLE[s]) for s in SAMPLE if s in rows):
+        wanted = f"{before} → {after}" if before != after else str(before)
+        assert rows[spec][1] == wanted, spec
 
 
 def test_says_what_it_did_and_writes_a_page(sampled: tuple[Path, dict[str, dict[str, Any]], str]) -> None:

@@ -42,9 +42,9 @@ ONE_WAY: dict[str, Any] = {
 MORE_WAYS: dict[str, Any] = {
     "chunks of the input": lambda m, x: sum(x.chunk(2, 1)),
     "chunks of positions": lambda m, x: sum(m.stem(x).chunk(2, 2)),
+    "rest of the shape of the input": lambda m, x: m.stem(x.view(x.shape[0], -1, *x.shape[2:])),
 }
 NO_WAY: dict[str, Any] = {
-    "rest of the shape of the input": lambda m, x: x.view(x.shape[0], -1, *x.shape[2:]),
     "split by a size of the positions": lambda m, x: sum(torch.split(m.stem(x), x.shape[2] // 2, dim=2)),
     "parts of a child that is no layer": lambda m, x: sum(m.odd(x).chunk(2, 1)[: x.shape[0]]),
 }

@@ -607,8 +607,12 @@ def test_scale_and_shift_behind_an_activation_go_into_the_convolution(options: d
     assert not list(deploy._parameters)
 
 
-def test_a_scale_whose_shift_may_not_go_stays_with_it() -> None:
+def test_a_shift_that_may_not_go_stays_and_the_scale_goes_on() -> None:
     """The must-refuse twin: zeros are padded, so the shift would be missing at the border."""
     deploy, report = convert(affine(padding=1))
-    assert sorted(deploy._parameters) == ["scale", "shift"]
-    assert codes(report) == {"RK316"}
+    assert [m.path for m in report.merged] == ["stem.0", "reparam", "conv"]
+    assert deploy.reparam.bias.shape == (C, 1, 1)
+    assert not list(deploy._parameters)
+    whole = convert(affine(padding=1), recipe={"version": 1, "name": "whole", "extends": "auto", "disable": ["parted"]})
+    assert sorted(whole[0]._parameters) == ["scale", "shift"]
+    assert codes(whole[1]) == {"RK316"}

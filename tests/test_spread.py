@@ -307,3 +307,146 @@ def test_any_number_of_parts(parts: list[tuple[int, int]], seed: int) -> None:
     deploy = reparamkit.apply(model)
     assert_same(model, deploy, IMAGE)
     assert counts(deploy)[1] == 0
+
+
+class Two(nn.Module):
+    """Two layers of two inputs, their sum in a spelling, and the norm behind it."""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(C, C, 3, padding=1), nn.Conv2d(C, C, 1, bias=False)
+        self.alpha, self.wide = nn.Parameter(torch.tensor(0.3)), nn.Parameter(torch.ones(1, C, 1, 1))
+        self.bn, self.run = nn.BatchNorm2d(C), run
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.run(self, self.a(x), self.b(x.sigmoid())))
+        return y.relu()
+
+
+WEIGHTED: dict[str, Any] = {
+    "one factor": lambda m, a, b: 0.5 * a + b,
+    "two factors": lambda m, a, b: a * 2 + b / 3,
+    "learned": lambda m, a, b: m.alpha * a + (1 - m.alpha) * b,
+    "for each channel": lambda m, a, b: m.wide * a - b * m.alpha,
+    "several products": lambda m, a, b: (a * m.alpha) * m.wide + 2 * b,
+    "torch.add": lambda m, a, b: torch.add(a * 3, b, alpha=0.5),
+}
+NOT_WEIGHTED: dict[str, Any] = {
+    "a product that is read twice": lambda m, a, b: _read_twice(0.5 * a, b),
+    "a factor of the input": lambda m, a, b: a * b.mean() + b,
+    "an activation between": lambda m, a, b: 0.5 * a.relu() + b,
+    "no factor but 0": lambda m, a, b: (m.wide - m.wide) * a + (m.alpha - m.alpha) * b,
+}
+
+
+def _read_twice(a: Tensor, b: Tensor) -> Tensor:
+    return a + b + a.relu()
+
+
+@pytest.mark.parametrize("what", WEIGHTED)
+def test_norm_behind_a_weighted_sum(what: str) -> None:
+    deploy, report = convert(Two(WEIGHTED[what]), IMAGE, (1, C, 5, 7))
+    assert counts(deploy) == (2, 0), report
+    assert "core/spread" in merged_rules(report)
+
+
+@pytest.mark.parametrize("what", NOT_WEIGHTED)
+def test_norm_behind_another_weighted_sum_stays(what: str) -> None:
+    """The must-refuse twins: an addend cannot take its share, or what is added would arrive nowhere."""
+    deploy, report = convert(Two(NOT_WEIGHTED[what]), IMAGE)
+    assert counts(deploy) == (2, 1)
+    assert "core/spread" not in merged_rules(report)
+
+
+def bars() -> dict[str, nn.Module]:
+    across = {"h": ((1, 7), (0, 3)), "v": ((7, 1), (3, 0)), "w": ((1, 5), (0, 2))}
+    return {name: nn.Conv2d(C, C, k, padding=p, groups=C) for name, (k, p) in across.items()}
+
+
+APART: dict[str, Any] = {
+    "two": (lambda m, x: m.h(x) + m.v(x), 2),
+    "two and the identity": (lambda m, x: x + m.h(x) + m.v(x), 2),
+    "three, two of which merge": (lambda m, x: m.h(x) + m.v(x) + m.w(x), 2),
+    "a difference": (lambda m, x: m.h(x) - 2 * m.v(x), 2),
+}
+
+
+@pytest.mark.parametrize("what", APART)
+def test_norm_behind_branches_that_would_cost_more_as_one(what: str) -> None:
+    """Two bars across each other: the norm goes into both, and what merges with one of them does."""
+    run, left = APART[what]
+    used = {name: layer for name, layer in bars().items() if name in run.__code__.co_names}
+    model = Fn(lambda m, x: m.bn(run(m, x)).relu(), bn=nn.BatchNorm2d(C), **used)
+    deploy, report = convert(model, IMAGE, (1, C, 9, 8))
+    assert counts(deploy) == (left, 0), report
+
+
+def test_norm_behind_a_bar_and_the_input_itself_has_no_other_place() -> None:
+    """The must-refuse twin: what is read twice takes no share, so the norm merges with nothing."""
+    model = Fn(lambda m, x: m.bn(m.h(x) + m.v(x) + x.relu()), bn=nn.BatchNorm2d(C), h=bars()["h"], v=bars()["v"])
+    deploy, _ = convert(model, IMAGE)
+    assert counts(deploy) == (2, 1)
+
+
+def test_padding_and_a_norm_are_no_convolution() -> None:
+    """A share that meets only a border that is written out stays what it is."""
+    model = Fn(lambda m, x: m.bn(nn.functional.pad(x.relu(), (1, 1, 1, 1))), bn=nn.BatchNorm2d(C))
+    assert counts(convert(model, IMAGE)[0]) == (0, 1)
+
+
+class Joined(nn.Module):
+    """Two branches, convolution, ReLU, norm, side by side in front of one or two layers."""
+
+    def __init__(self, run: Any, k: int = 1, **options: Any) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(C, 3, 3, padding=1), nn.Conv2d(C, 2, 1)
+        self.na, self.nb = nn.BatchNorm2d(3), nn.BatchNorm2d(2)
+        self.out, self.side = nn.Conv2d(5 + C, 4, k, **options), nn.Conv2d(5 + C, 2, 1, bias=False)
+        self.run = run
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x, self.na(self.a(x).relu()), self.nb(self.b(x).relu()))
+
+
+JOINED: dict[str, Any] = {
+    "two norms and an input": lambda m, x, a, b: m.out(torch.cat([a, x.tanh(), b], 1)),
+    "negative axis": lambda m, x, a, b: m.out(torch.cat((x, b, a), -3)),
+    "two layers behind": lambda m, x, a, b: (lambda y: m.out(y) * m.side(y).sum(1, keepdim=True))(
+        torch.cat([a, b, x], 1)
+    ),
+    "an activation of one of them": lambda m, x, a, b: m.out(torch.cat([a, b.sigmoid(), x], 1)),
+}
+NOT_JOINED: dict[str, Any] = {
+    "an activation behind": lambda m, x, a, b: m.out(torch.cat([a, b, x], 1).relu()),
+    "read elsewhere, too": lambda m, x, a, b: m.out(torch.cat([a, b, x], 1)) * a.sum() * b.sum(),
+    "twice in it": lambda m, x, a, b: m.out(torch.cat([a, a, a], 1)) + b.sum(),
+    "along rows": lambda m, x, a, b: m.side(torch.cat([torch.cat([a, b, x], 1)] * 2, 2)).sum() + m.out(_rows(a, b)),
+    "returned": lambda m, x, a, b: (lambda y: [m.out(y), y])(torch.cat([a, b, x], 1)),
+}
+
+
+def _rows(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([a, a], 2).repeat(1, 3, 1, 1) + b.sum()
+
+
+@pytest.mark.parametrize("what", JOINED)
+def test_norms_in_front_of_a_concatenation(what: str) -> None:
+    deploy, report = convert(Joined(JOINED[what]), IMAGE, (1, C, 5, 7))
+    assert counts(deploy)[1] == int("activation" in what), report
+    assert "core/spread" in merged_rules(report)
+
+
+@pytest.mark.parametrize("what", NOT_JOINED)
+def test_norms_in_front_of_another_concatenation_stay(what: str) -> None:
+    deploy, report = convert(Joined(NOT_JOINED[what]), IMAGE)
+    assert counts(deploy)[1] == 2, report
+    assert "RK321" in codes(report)
+
+
+def test_norms_in_front_of_a_concatenation_and_zero_padding_stay() -> None:
+    """The must-refuse twin: what they add is not in the padding; reflected it is."""
+    run = JOINED["negative axis"]
+    deploy, report = convert(Joined(run, 3, padding=1), IMAGE)
+    assert counts(deploy)[1] == 2
+    assert "RK316" in codes(report)
+    assert counts(convert(Joined(run, 3, padding=1, padding_mode="reflect"), IMAGE)[0])[1] == 0

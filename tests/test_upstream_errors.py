@@ -79,6 +79,16 @@ def test_second_conversion() -> None:
     assert_same(once, twice, (1, 3, 64, 64), rtol=0.0)
 
 
+@pytest.mark.parametrize("name", ["RepVggBlock", "MobileOneBlock"])
+def test_blocks_built_in_their_deploy_form(name: str) -> None:
+    """Upstream's deploy form of a block, where it is built as one, does not pad: a converted one does."""
+    byobnet = pytest.importorskip("timm.models.byobnet")
+    train, deploy = (getattr(byobnet, name)(8, 8, 3, inference_mode=mode).eval() for mode in (False, True))
+    x = inputs((1, 8, 12, 12), dtype=torch.float32)
+    assert deploy(x).shape[2:] == (10, 10)
+    assert reparamkit.apply(train)(x).shape == train(x).shape == x.shape
+
+
 def test_training_mode_is_refused() -> None:
     """Upstream folds statistics that the model does not use in that mode."""
     model = timm_model("repvgg_a0").train()

@@ -399,3 +399,19 @@ def test_a_sum_of_what_is_not_known_is_asked_about() -> None:
     """The must-refuse twin: the second operand of each sum may be anything."""
     report = reparamkit.plan(Features(6, known=False).eval())
     assert any("more than 48 ways" in r.reason for r in report.refusals)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [lambda m, x: bool(m.flag), lambda m, x: isinstance(m.flag, bool), lambda m, x: bool(x.sum() > 0)],
+    ids=["truth", "class", "truth of the input"],
+)
+def test_a_forward_may_call_bool_by_its_name(wanted: Any) -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y: Tensor = m.bn(m.conv(x))
+        return y.relu() if wanted(m, x) else y
+
+    model = Fn(forward, conv=nn.Conv2d(4, 4, 3), bn=nn.BatchNorm2d(4), flag=True)
+    deploy, report = convert(model)
+    assert counts(deploy) == (1, 0), report
+    assert report.untraceable == ()

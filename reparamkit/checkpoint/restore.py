@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from reparamkit.checkpoint.provenance import (
 )
 from reparamkit.errors import CheckpointError
 from reparamkit.loading import build_or_default, default_registry
+from reparamkit.paths import below
 from reparamkit.pipeline import RecipeLike, apply
 from reparamkit.recipe import load_recipe
 
@@ -152,13 +153,17 @@ def _deploy_form(
     templates: Mapping[str, str],
     options: Mapping[str, Any],
 ) -> nn.Module:
-    deploy = model
-    for randomised in (True, False):  # a model may have been stored with the very numbers it starts with
+    deploy, negative = model, tuple[str, ...]()
+    # Behind a ReLU only a positive scale goes to the front, so where the first try does not fit, the sign is another;
+    # and a model may have been stored with the very numbers it starts with.
+    for randomised in (True, True, False):
         fresh = copy.deepcopy(model)
-        _prepare(fresh, tensors, randomised)
+        _prepare(fresh, tensors, randomised, negative)
         deploy = apply(fresh, recipe, inplace=True, verify=False, **options)
-        if _shapes(deploy.state_dict()) == _shapes(_ours(deploy, tensors, templates)):
+        made, stored = _shapes(deploy.state_dict()), _shapes(_ours(deploy, tensors, templates))
+        if made == stored:
             break
+        negative = tuple(key for key in stored if key not in made)
     return deploy
 
 
@@ -174,8 +179,15 @@ def _ours(model: nn.Module, tensors: Mapping[str, Tensor], templates: Mapping[st
     return {back.get(key, key): tensor for key, tensor in tensors.items()}
 
 
-def _prepare(model: nn.Module, tensors: Mapping[str, Tensor], randomised: bool) -> None:
-    """Give `model` the numbers that are known, and arbitrary ones where they are not."""
+def _prepare(model: nn.Module, tensors: Mapping[str, Tensor], randomised: bool, negative: Sequence[str]) -> None:
+    """Give `model` the numbers that are known, and arbitrary ones where they are not.
+
+    Args:
+        model: gets the numbers.
+        tensors: those that are known.
+        randomised: whether the others get new numbers.
+        negative: keys that were missing; what stood in the modules around them gets numbers below zero.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for key, tensor in _weights(model):
@@ -183,7 +195,13 @@ def _prepare(model: nn.Module, tensors: Mapping[str, Tensor], randomised: bool) 
             if known is not None and known.shape == tensor.shape:
                 tensor.copy_(known)
             elif randomised and tensor.is_floating_point():
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)  # positive: it may be a variance
+                drawn = torch.rand(tensor.shape, generator=generator) + 0.5  # positive: it may be a variance
+                tensor.copy_(-drawn if _is_negative(key, tensor, negative) else drawn)
+
+
+def _is_negative(key: str, tensor: Tensor, missing: Sequence[str]) -> bool:
+    owner = key.rpartition(".")[0]
+    return bool(owner) and isinstance(tensor, nn.Parameter) and any(below(other, owner) for other in missing)
 
 
 def _weights(model: nn.Module) -> Iterable[tuple[str, Tensor]]:

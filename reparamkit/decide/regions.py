@@ -129,6 +129,6 @@ def _ends(op: Arranged) -> tuple[Layout | None, Layout | None]:
 
 
 def _is_arithmetic(value: Value) -> bool:
-    """Whether it only scales, shifts or crops."""
+    """Whether it only scales, shifts, crops or pads."""
     op = None if value.term is None or value.parts else value.term.op
-    return isinstance(op, Scale) or (isinstance(op, Stencil) and op.is_view)
+    return isinstance(op, Scale) or (isinstance(op, Stencil) and set(op.one.kernel_size) <= {1})

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from reparamkit.decide.addends import over_addends
+from reparamkit.decide.stacked import behind_stack
 from reparamkit.flow import Share, Value
 from reparamkit.lift.link import link
 from reparamkit.operators import Layout, Scale
@@ -31,10 +33,12 @@ class Spread:
 
     Attributes:
         norm: the value it was.
+        done: values that are in a region without it.
         shares: what its neighbours got.
     """
 
     norm: Value
+    done: Container[Value] = ()
     shares: list[Value] = field(default_factory=list)
     _before: list[tuple[Value, str, Any]] = field(default_factory=list)
 
@@ -52,6 +56,23 @@ class Spread:
         self.shares.append(made)
         return made
 
+    def apart(self, total: Value) -> bool:
+        """Whether a sum, or a concatenation, is made of values that stay apart."""
+        return total.term is None or total not in self.done
+
+    def read_instead(self, reader: Value, value: Value, other: Value) -> None:
+        """Let `reader` read `other` where it reads `value`."""
+
+        def read(one: Value) -> Value:
+            return other if one is value else one
+
+        if reader.source is value:
+            self.change(reader, source=other)
+        self.change(reader, inputs=[read(one) for one in reader.inputs])
+        if value in reader.parts:
+            terms = tuple((factor, read(one)) for factor, one in reader.terms)
+            self.change(reader, terms=terms, stacks=tuple(map(read, reader.stacks)))
+
     def missing(self, done: Container[Value]) -> Value | None:
         """A share that is in no region."""
         return next((s for s in self.shares if not (s.gone or s.stays or s in done)), None)
@@ -63,10 +84,10 @@ class Spread:
         flow.shares = [share for share in flow.shares if share not in set(self.shares)]
 
 
-def shared_out(norm: Value, flow: Flow) -> Spread | None:
-    """The norm given to its neighbours, if there are several."""
-    spread = Spread(norm)
-    if not (_over_parts(spread, norm) or _over_readers(spread)):
+def shared_out(norm: Value, flow: Flow, done: Container[Value]) -> Spread | None:
+    """The norm given to its neighbours, if there are several; `done` are the values that merge without that."""
+    spread = Spread(norm, done)
+    if norm.gone or not (_over_parts(spread, norm) or _over_readers(spread) or behind_stack(spread)):
         spread.undo(flow)
         return None
     flow.shares += spread.shares
@@ -77,8 +98,9 @@ def _over_parts(spread: Spread, norm: Value) -> bool:
     """A share for each part of the concatenation or sum in front of `norm`; for parts of parts likewise."""
     reader, read = _in_front_of_averages(norm)
     cat, term = read, norm.term
-    if cat.terms and cat.term is None:
-        return _over_addends(spread, norm, reader, cat)
+    if cat.terms and spread.apart(cat):
+        made = over_addends(spread, norm, reader, cat)
+        return made is not None and _further(spread, made)
     if not cat.stacks:
         return reader is not norm and _before(spread, norm, reader)
     if not _only(cat.readers, reader) or cat.escapes or len(set(cat.stacks)) < len(cat.stacks):
@@ -100,36 +122,9 @@ def _over_parts(spread: Spread, norm: Value) -> bool:
     return _further(spread, shares)
 
 
-def _over_addends(spread: Spread, norm: Value, reader: Value, total: Value) -> bool:
-    """A share for each addend of the sum in front of `norm`: each of them is scaled, one is shifted as well."""
-    parts, term = [value for _, value in total.terms], norm.term
-    assert term is not None
-    assert isinstance(term.op, Scale)
-    if not _only(total.readers, reader) or total.escapes or len(set(parts)) < len(parts):
-        return False
-    channels, nd, rank = term.op.channels, term.op.nd, norm.rank or total.rank
-    if channels is None or nd is None or rank is None or not all(_may_take(part, total) for part in parts):
-        return False
-    shifted = next((part for factor, part in total.terms if factor == 1.0), None)
-    if shifted is None or any(channels_of(part) not in (None, channels) for part in parts):
-        return False
-    shares = []
-    for part in parts:
-        about = Share(spread.norm, norm, rank - 1 - nd, 0, channels, channels, len(parts), part is not shifted)
-        mine = term if part is shifted else replace(term, op=Scale(term.op.scale, None, nd))
-        share = spread.share(norm, part, about, mine, total.index)
-        share.users = [total]
-        spread.change(part, users=[share if user is total else user for user in part.users])
-        shares.append(share)
-    scaled = tuple((factor, share) for (factor, _), share in zip(total.terms, shares, strict=True))
-    spread.change(total, inputs=shares, terms=scaled)
-    spread.change(norm, term=Term(Scale()), gone=True)
-    return _further(spread, shares)
-
-
 def _further(spread: Spread, shares: Sequence[Value]) -> bool:
     """Whether the shares of parts that have parts themselves go into those."""
-    return all(_over_parts(spread, s) for s in shares if s.inputs[0].term is None and s.inputs[0].parts)
+    return all(_over_parts(spread, s) for s in shares if s.inputs[0].parts and spread.apart(s.inputs[0]))
 
 
 def _in_front_of_averages(norm: Value) -> tuple[Value, Value]:

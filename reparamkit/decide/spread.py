@@ -14,6 +14,7 @@ from reparamkit.decide.shares import Spread, shared_out
 from reparamkit.edits.edit import Rewrite
 from reparamkit.errors import Refusal
 from reparamkit.operators import Scale
+from reparamkit.operators.scale import Offset
 from reparamkit.rules.spread import may_spread
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ def without_halves(planned: Sequence[Planned], kept: Sequence[Planned]) -> list[
 
 
 def _norms(planned: Planned) -> set[Value]:
-    return {value.share.norm for value in planned.edit.candidate.values if value.share is not None}
+    """What has shares in a region, or left its scale to others."""
+    candidate = planned.edit.candidate
+    left = {candidate.target} if isinstance(candidate.term.op, Offset) else set()
+    return left | {value.share.norm for value in candidate.values if value.share is not None}
 
 
 def with_spread_norms(flow: Flow, chosen: Choice, choose: Callable[[], Choice], policy: Policy) -> Choice:
@@ -55,7 +59,7 @@ def with_spread_norms(flow: Flow, chosen: Choice, choose: Callable[[], Choice], 
     failed: dict[Value, Refusal] = {}
     norms = [norm for norm in flow.values if norm not in chosen.done and may_spread(norm)]
     while True:
-        spreads = [made for norm in norms if norm not in failed and (made := shared_out(norm, flow))]
+        spreads = [made for norm in norms if norm not in failed and (made := shared_out(norm, flow, chosen.done))]
         better = choose() if spreads else chosen
         refused = {s.norm: refusal for s in spreads if (refusal := _refused(s, better, policy))}
         if not refused:

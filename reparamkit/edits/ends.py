@@ -71,6 +71,8 @@ def fronts(candidate: Candidate, flow: Flow, survey: Survey) -> Iterator[tuple[V
         if len(readers) != 1 or readers[0].parts or readers[0] is candidate.target:
             return
         source = readers[0]
+        if source.parted:
+            return
         if source.stays:
             continue
         name = unit(source, candidate, flow)

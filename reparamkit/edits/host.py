@@ -36,13 +36,13 @@ def host(candidate: Candidate, flow: Flow, survey: Survey, gone: frozenset[Value
     swap = restored(candidate, flow, survey) or swap_for(candidate, flow, survey)
     if swap is not None and resized(swap) is None:
         return _lost(swap.touched, candidate, flow) or other_way(candidate, flow, swap.anchor) or swap
-    if any(v.share is not None for v in candidate.values):
-        return Refusal("RK304", "a norm goes into several layers only where all are modules", candidate.target.where)
     if candidate.source.unstable is not None:
         return candidate.source.unstable
     rewrite = rewrite_for(candidate, flow, survey, gone)
     if isinstance(rewrite, Refusal):
         return rewrite
+    if not all(v.share is None or v.parted or (v.module_path or v.path) in rewrite.aside for v in candidate.values):
+        return Refusal("RK304", "a norm goes into several layers only where all are modules", candidate.target.where)
     refusal = _lost([v.path for v in candidate.values if v.path != rewrite.path], candidate, flow) or resized(rewrite)
     if refusal is not None:
         return refusal

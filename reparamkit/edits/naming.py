@@ -77,10 +77,11 @@ def name_and_write(edits: Sequence[Planned], scopes: dict[str, Block]) -> Writte
             named |= dict.fromkeys(group)
         else:
             named |= {planned: replace(planned, name=name) for planned, name in zip(group, names, strict=True)}
-    kept = [p for p in (named.get(planned, planned) for planned in edits) if p is not None]
+    known = [named.get(planned) or planned for planned in edits]
+    kept = [p for p, planned in zip(known, edits, strict=True) if named.get(planned, planned) is not None]
     gone = removed_by(written.rewrites)
     # What goes with a block needs no edit of its own: only layers whose result nobody reads are left to go like that.
-    written.edits = without_halves(edits, [p for p in kept if not within(p.edit.path, gone)])
+    written.edits = without_halves(known, [p for p in kept if not within(p.edit.path, gone)])
     written.rewrites = {path: e for path, e in written.rewrites.items() if not within(path, gone)}
     return written
 

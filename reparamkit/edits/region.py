@@ -32,7 +32,7 @@ def region(source: Value, target: Value) -> tuple[Value, ...] | Refusal:
         if value.term is None and value is not target and value.stacked is None:
             return Refusal("RK318", f"{value.where} is not an operator of {source.where}", target.where)
         found.add(value)
-    between = tuple(sorted(found, key=lambda v: v.index))
+    between = tuple(sorted(found, key=lambda v: (v.index, v.share is None)))
     for value in between:
         if value is target:
             continue

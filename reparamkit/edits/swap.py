@@ -52,7 +52,7 @@ def _unknown(frame: Frame, survey: Survey) -> bool:
 
 def swap_for(candidate: Candidate, flow: Flow, survey: Survey) -> Swap | None:
     """The exchange of modules that expresses `candidate`; `None` when it is more than a chain of modules."""
-    values = [v for v in candidate.values if not v.stays and (not v.term or not v.term.is_identity)]
+    values = [v for v in candidate.values if not (v.stays or v.parted or (v.term and v.term.is_identity))]
     if any(v.parts or v.idle for v in candidate.values):
         return None  # arithmetic in a forward that stays
     aside: list[str] = []

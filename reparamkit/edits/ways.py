@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from reparamkit.edits.region import region
 from reparamkit.edits.shapes import misled
 from reparamkit.errors import Refusal
-from reparamkit.paths import below
+from reparamkit.paths import below, holders, within
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reparamkit.decide.candidate import Candidate
     from reparamkit.flow import Flow, Value
 
@@ -44,6 +46,24 @@ def written_for_one(path: str, flow: Flow, where: str) -> Refusal | None:
     if path != flow.path or not _forks(flow):
         return None
     return Refusal("RK604", "the forward depends on what it is given, and this is more than a chain of modules", where)
+
+
+def seen_one_way(flow: Flow, values: Sequence[Value]) -> bool:
+    """Whether these values, the first of which all others are computed from, are all there is: no other way, no caller.
+
+    Args:
+        flow: where they are.
+        values: in forwards of it.
+    """
+    if not _forks(flow):
+        return True
+    first, *others = [value.path for value in values]
+    common = next((p for p in reversed([*holders(first), first]) if all(within(o, [p]) for o in others)), "")
+    while common and common not in flow.frames:  # a list of modules has no forward
+        common = common.rpartition(".")[0]
+    frame = flow.frames.get(common)
+    inside = frame is not None and common != flow.path and not frame.picked
+    return inside and frame is not None and frame.output not in values
 
 
 def _forks(flow: Flow) -> bool:

@@ -64,6 +64,11 @@ class Scale:
 
 
 @dataclass(frozen=True, eq=False)
+class Offset(Scale):
+    """``y = x + shift``, where a module of its own is to compute it; any other `Scale` is merged or left."""
+
+
+@dataclass(frozen=True, eq=False)
 class Stencil:
     """One spatial filter applied to every channel: average pooling, padding, cropping.
 

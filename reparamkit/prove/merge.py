@@ -19,13 +19,16 @@ from reparamkit.edits.ends import in_front
 from reparamkit.errors import Refusal, VerificationError
 from reparamkit.lower import lower, numbers
 from reparamkit.operators import Conv, ConvTranspose, Layout
+from reparamkit.operators.scale import Offset
 from reparamkit.prove.banded import ConvRun, LinearRun, summed_up
 from reparamkit.prove.crossing import crossing_error
 from reparamkit.prove.modules import run_module
+from reparamkit.prove.offset import offset_error, offset_module
 from reparamkit.prove.reference import remember, run_value
 from reparamkit.prove.samples import Samples
 
 if TYPE_CHECKING:
+    from reparamkit.decide.candidate import Candidate
     from reparamkit.edits.edit import Edit
     from reparamkit.flow import Flow, Value
     from reparamkit.rule import RuleSet
@@ -65,6 +68,8 @@ def prove(edit: Edit, flow: Flow, rules: RuleSet, rtol: float | None, samples: S
     """
     candidate = edit.candidate
     term = candidate.term
+    if isinstance(term.op, Offset):
+        return _offset(candidate, term.op, flow, rules, rtol, samples)
     module = lower(term, rules)
     if isinstance(module, Refusal):
         return module
@@ -92,6 +97,16 @@ def prove(edit: Edit, flow: Flow, rules: RuleSet, rtol: float | None, samples: S
             f"{candidate.target.where}: relative error {error:.3g} in float64, allowed {rtol:g}; rules: {rule_list}",
         )
     return Proven(module, error)
+
+
+def _offset(
+    candidate: Candidate, op: Offset, flow: Flow, rules: RuleSet, rtol: float | None, samples: Samples
+) -> Proven | Refusal:
+    """The module for what is left of a product and a sum."""
+    module = offset_module(candidate, op, rules)
+    if isinstance(module, Refusal):
+        return module
+    return Proven(module, None if rtol is None else offset_error(candidate, op, flow, samples, rtol))
 
 
 def _proofs(edit: Edit, flow: Flow, module: nn.Module, samples: Samples) -> list[_Proof] | Refusal:

@@ -17,6 +17,8 @@ from reparamkit.nodes.tree import mapped
 from reparamkit.prove.modules import run_module
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reparamkit.flow import Flow, Frame, Share, Value
 
 _INPLACE = {getattr(operator, f"i{n}"): getattr(operator, n) for n in ("add", "sub", "mul", "truediv")}
@@ -26,14 +28,38 @@ def run_value(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:
     """What the node of `value` computes from the `known` values, in float64."""
     if value.gone:
         return known[value.inputs[0]]
+    if value.share is not None and value.share.steps:
+        run = scaled if value.share.linear else run_steps
+        return run(value.share.steps, flow, known[value.inputs[0]])
     if value.share is not None and value.share.size is not None:
         return _run_share(value.share, flow, known[value.inputs[0]])
     return _run_whole(value, flow, known)
 
 
+def scaled(steps: Sequence[Value], flow: Flow, x: Tensor) -> Tensor:
+    """What the product and the sum make of `x`, without what they make of zeros."""
+    return run_steps(steps, flow, x) - run_steps(steps, flow, torch.zeros_like(x))
+
+
+def run_steps(steps: Sequence[Value], flow: Flow, x: Tensor) -> Tensor:
+    """What the last of `steps` computes when the first is given `x`."""
+    source = steps[0].inputs[0]
+    known = {source: x}
+    while source.share is not None:  # it stands behind what the node reads
+        source = source.inputs[0]
+        known[source] = x
+    for step in steps:
+        known[step] = x = _run_whole(step, flow, known)
+    return x
+
+
 def remember(known: dict[Value, Tensor], value: Value, result: Tensor) -> None:
     """Note the result of `value`, also for nodes that read the one of which it is a copy."""
     known[value] = result
+    read = value
+    while read.share is not None and (read.share.steps or read.share.within):  # what nodes behind it read
+        read = read.inputs[0]
+        known[read] = result
     if value.share is not None and value.share.size is None:
         known[value.share.of] = result
 
@@ -41,11 +67,19 @@ def remember(known: dict[Value, Tensor], value: Value, result: Tensor) -> None:
 def _run_share(share: Share, flow: Flow, x: Tensor) -> Tensor:
     """What the whole norm makes of these channels, with or without what it adds."""
     made = _run_with_zeros(share, flow, x)
-    return made - _run_with_zeros(share, flow, torch.zeros_like(x)) if share.linear else made
+    if not (share.linear or share.over or share.factor != 1.0):
+        return made
+    added = _run_with_zeros(share, flow, torch.zeros_like(x))
+    if share.linear:
+        return made - added
+    by = run_steps(share.over, flow, torch.ones_like(x)) if share.over else torch.ones_like(x)
+    return made - added + added / (by * share.factor)
 
 
 def _run_with_zeros(share: Share, flow: Flow, x: Tensor) -> Tensor:
     """What the whole norm makes of these channels; the others are zeros."""
+    if share.within:
+        return _run_within(share, flow, x)
     shape = list(x.shape)
     shape[share.axis] = share.total
     whole = x.new_zeros(shape)
@@ -54,6 +88,15 @@ def _run_with_zeros(share: Share, flow: Flow, x: Tensor) -> Tensor:
     nested = share.of.share
     made = _run_whole(share.of, flow, known) if nested is None else _run_share(nested, flow, whole)
     return made.narrow(share.axis, share.start, x.shape[share.axis])
+
+
+def _run_within(share: Share, flow: Flow, x: Tensor) -> Tensor:
+    """The norm of some channels of a concatenation."""
+    assert share.size is not None
+    made, given = x.clone(), x.narrow(share.axis, share.start, share.size)
+    normed = _run_whole(share.of, flow, {share.of.inputs[0]: given})
+    made.narrow(share.axis, share.start, share.size).copy_(normed)
+    return made
 
 
 def _run_whole(value: Value, flow: Flow, known: dict[Value, Tensor]) -> Tensor:

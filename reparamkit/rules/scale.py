@@ -8,9 +8,8 @@ is always exact, the shift only where the convolution reads no padding, pads by 
 wrapping, or pads with the shift itself (else the border would change). A shift before a transposed convolution
 is refused: positions see different numbers of taps.
 
-A scale whose shift may not go is not parted from it. ``conv(s x + t)`` is ``conv'(x + t / s)``, but `t / s` is no
-number where a channel was scaled to nothing, loses digits where it nearly was, and has to be a new parameter of a
-forward that is written anew, for one product an activation. `core/ones_channel` takes both, where a recipe asks for it.
+A scale whose shift may not go leaves it behind: `core/parted`. `core/ones_channel` takes both, where a recipe asks for
+it.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from reparamkit.trace.watch import Untraceable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_RAISING = frozenset({"RAISE_VARARGS", "UNPACK_SEQUENCE", "UNPACK_EX"})  # so many sizes there are not
 _HERE = Path(__file__).parent
 
 
@@ -28,7 +29,8 @@ def raises_itself(error: Exception) -> bool:
         return False
     code = last.tb_frame.f_code
     home = str(last.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
-    return home not in ("torch", "reparamkit") and dis.opname[code.co_code[last.tb_lasti]] == "RAISE_VARARGS"
+    there = isinstance(error, IndexError) or dis.opname[code.co_code[last.tb_lasti]] in _RAISING
+    return there and home not in ("torch", "reparamkit")
 
 
 def reason_of(error: Exception) -> str:

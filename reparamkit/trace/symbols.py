@@ -134,12 +134,11 @@ class _Module(types.ModuleType):
 
 _BUILTINS: dict[str, Any] = {
     **vars(builtins),
-    **{kind.__name__: _stand_in(kind) for kind in (int, float, bool, type)},
+    **{kind.__name__: _stand_in(kind) for kind in (int, float, type)},  # `bool(x)` asks the proxy, which knows
     "isinstance": _isinstance,
     "super": _super,
     **{f.__name__: _recorded(f) for f in (len, max, min)},
 }
-del _BUILTINS["bool"]  # `bool(x)` asks the proxy, which knows what to do
 
 
 _CONVERSIONS = frozenset({torch.as_tensor, torch.asarray})

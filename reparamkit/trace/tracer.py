@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import operator
 import types
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +14,8 @@ from torch.fx.proxy import Proxy, Scope, TracerBase
 
 from reparamkit.nodes.inplace import may_mutate
 from reparamkit.nodes.parts import parts_of
+from reparamkit.nodes.ranks import entries_of
+from reparamkit.nodes.shapes import is_shape
 from reparamkit.nodes.tensors import Returned, makes_tensor, surely_tensor
 from reparamkit.trace.ambient import ambient
 from reparamkit.trace.classes import Absent, state_of
@@ -24,6 +27,7 @@ from reparamkit.trace.reuse import Log
 from reparamkit.trace.twin import FILLABLE, REGISTRIES, SKIPPED, Children, Seen, Tensors, own
 from reparamkit.trace.watch import Untraceable
 
+_AXES = (4, 3, 5, 2, 6, 1)  # of what a forward is given, the likely ones first; layers of torch take up to five
 UNDER = "reparamkit_under"  # in the meta of a node: the context it was made under, where that is not the caller's
 
 
@@ -103,9 +107,22 @@ class TwinTracer(TracerBase):
         if exact and count is not None:
             return count
         known = self.makers.parts(obj.node)
-        if count is None or known is not None:
+        if known is not None:
             return known
+        if count is None:
+            return self._entries(obj.node)
         return count - self.ask(f"parts of {_question(obj.node)}", count)
+
+    def _entries(self, node: fx.Node) -> int | None:
+        """How many sizes a shape gives, or a part of one, where that depends on how many axes the value has."""
+
+        def entries(one: fx.Node) -> int | None:
+            if is_shape(one) or one.target is operator.getitem:
+                return entries_of(one, entries)
+            return _AXES[self.ask(f"axes of {_question(one)}", len(_AXES))]
+
+        known = is_shape(node) or (node.target is operator.getitem and is_shape(node.args[0]))
+        return entries_of(node, entries) if known else None
 
     def iter(self, obj: Any) -> Iterator[Proxy]:
         """The parts of a value, where their number is known."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reparamkit.offset import Offset
 from tests.blocks import ConvBN, LearnableAffine
 from tests.published.assertions import collapses
 
@@ -115,7 +116,10 @@ def test_affine_behind_the_activation_goes_into_a_pointwise_layer(recipe: str | 
     assert sum(isinstance(m, LearnableAffine) and bool(list(m.parameters())) for m in deploy.modules()) == 1
 
 
-def test_affine_behind_the_activation_stays_before_a_padded_layer() -> None:
+@pytest.mark.parametrize("recipe", [None, "pplcnet"])
+def test_of_the_affine_behind_the_activation_the_shift_stays_before_a_padded_layer(recipe: str | None) -> None:
     """The must-refuse twin: its shift is not added to the padding of the next kernel."""
-    deploy = collapses(TwoLayers(k=3), 2, refused={"RK316"})
-    assert sum(isinstance(m, LearnableAffine) and bool(list(m.parameters())) for m in deploy.modules()) == 2
+    deploy = collapses(TwoLayers(k=3), 2, recipe=recipe)
+    numbers = [len(list(m.parameters())) for m in deploy.modules() if isinstance(m, LearnableAffine)]
+    assert sorted(numbers)[-2:] == [1, 2]
+    assert sum(isinstance(m, Offset) for m in deploy.modules()) == 1
