@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tests.helpers import Fn, codes, conv_bn, convert
 
@@ -80,7 +81,20 @@ class Recorded(nn.Module):
             return self.inner(x)
 
 
+def through_other_axes(m: Any, x: Tensor) -> Tensor:
+    y = m.conv(x).unsqueeze(0).squeeze(0)
+    with torch.autocast("cpu", enabled=False):
+        return m.norm(y)  # type: ignore[no-any-return]
+
+
+def behind_an_average(m: Any, x: Tensor) -> Tensor:
+    y = F.avg_pool2d(m.conv(x), 2)
+    with torch.no_grad():
+        return m.norm(y)  # type: ignore[no-any-return]
+
+
 REFUSED = {
+    "the norm behind axes that come and go": lambda: Fn(through_other_axes, conv=conv(), norm=nn.BatchNorm2d(C)),
     "the layer in front": lambda: Fn(switched_off, conv=conv(), norm=nn.BatchNorm2d(C)),
     "the norm behind": lambda: Fn(second_half, conv=conv(), norm=nn.BatchNorm2d(C)),
     "one branch": lambda: Fn(one_branch, wide=conv(), narrow=conv(1)),
@@ -125,6 +139,12 @@ def test_rk307_no_merge_across_a_context(made: Any) -> None:
     report = check(made())
     assert not report.merged
     assert codes(report) == {"RK307"}
+
+
+def test_a_norm_does_not_go_in_front_of_an_average_in_another_context() -> None:
+    report = check(Fn(behind_an_average, conv=conv(), norm=nn.BatchNorm2d(C)))
+    assert not report.merged
+    assert "RK307" in codes(report)
 
 
 @pytest.mark.parametrize("made", MERGED.values(), ids=MERGED)

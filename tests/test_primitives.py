@@ -90,6 +90,8 @@ def test_every_primitive_has_tests_of_both_kinds() -> None:
 
 
 def test_every_test_that_is_named_exists() -> None:
+    for package in ("einops", "reparamkit_repmlp", "reparamkit_rmnet"):  # some are tests of these
+        pytest.importorskip(package)
     named = sorted(set(table.named_tests()))
     files = sorted({name.partition("::")[0] for name in named})
     done = subprocess.run(

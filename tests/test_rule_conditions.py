@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from reparamkit.errors import Refusal
 from reparamkit.operators import Conv, Layout, Scale, Stencil, stencil
 from reparamkit.operators import conv as conv_of
 from reparamkit.rules import (
+    arithmetic,
     border,
     conv,
     dilation,
@@ -32,10 +34,10 @@ from reparamkit.rules import (
     sizes,
     spread,
 )
-from reparamkit.rules.constants import per_channel
+from reparamkit.rules.constants import per_channel, shifting
 from reparamkit.rules.usable import unusable
 from tests.hazards.test_codes import reasons
-from tests.helpers import Fn, codes, convert, counts
+from tests.helpers import Fn, branches, codes, convert, counts
 
 INPUT = SimpleNamespace(rank=4)
 META = torch.ones(4, 4, 3, 3, device="meta")
@@ -351,3 +353,75 @@ def test_a_norm_whose_axes_are_flattened_and_put_back_goes_into_the_layer_behind
 
     converted, _ = convert(Fn(run, norm=nn.BatchNorm2d(4), conv=nn.Conv2d(4, 4, 3)))
     assert counts(converted) == (1, 0)
+
+
+def test_numbers_that_one_shuffle_cannot_give_on_are_none_behind_the_next() -> None:
+    """Half of the channels of a group cannot be scaled behind a pixel unshuffle that makes them one."""
+    layout = Layout(((2, 2),), channels=(regroup.Grouped(2, 1), regroup.Dealt(2)))
+    assert layout.values_after(torch.arange(8)) is None
+    assert layout.values_after(torch.arange(4).repeat_interleave(2)) is not None
+    turned = Layout(((2, 2),), channels=(regroup.Dealt(2), regroup.Grouped(1, 2)))
+    assert turned.values_before(torch.arange(8)) is None
+    assert turned.values_before(torch.arange(4).repeat_interleave(2)) is not None
+
+
+def test_axes_of_one_position_are_those_of_the_last_step() -> None:
+    first = Layout(((3, 2), (2, 1)), ones=(0,), resizes="same")
+    then = Layout(((2, 3), (1, 1)), ones=(2, 0), resizes="same")
+    assert first.then(then).ones == (2, 0)
+    assert first.then(then).moves == ((3, 3), (2, 1))
+
+
+@pytest.mark.parametrize(
+    ("dims", "moves", "ones"),
+    [
+        (-1, ((3, 2), (2, 1), (1, 0)), (0,)),
+        (2, ((3, 2), (2, 1), (0, 0)), (0,)),
+        ((2, 3), ((3, 1), (2, 0)), ()),
+    ],
+)
+def test_the_axes_that_a_squeeze_leaves(dims: Any, moves: Any, ones: Any) -> None:
+    said = layout.lift_squeeze(call(dims), SimpleNamespace(rank=4, ones=(0, 1)))
+    assert isinstance(said, Through)
+    assert isinstance(said.op, Layout)
+    assert (said.op.moves, said.op.ones, said.op.left) == (moves, ones, len(moves))
+
+
+def test_a_shift_of_zeros_is_none_and_any_other_is_one() -> None:
+    shifts = {number: shifting(INPUT, 2.0, number, 1.0) for number in (0.0, 3.0)}
+    scales = {number: said.op for number, said in shifts.items() if isinstance(said, Through)}
+    assert isinstance(scales[0.0], Scale)
+    assert isinstance(scales[3.0], Scale)
+    assert scales[0.0].shift is None
+    assert scales[3.0].shift is not None
+    assert float(scales[0.0].scale) == float(scales[3.0].scale) == 2.0
+    of_channels = shifting(INPUT, 1.0, torch.zeros(4, 1, 1), 1.0)  # it says how many channels there are
+    assert isinstance(of_channels, Through)
+    assert isinstance(of_channels.op, Scale)
+    assert of_channels.op.shift is not None
+
+
+def traced(target: Any, *args: Any) -> Any:
+    """A number of a forward that is computed from others, as rules see it."""
+    inputs = [arg for arg in args if isinstance(arg, SimpleNamespace)]
+    node = SimpleNamespace(op="call_function", target=target, args=tuple(getattr(a, "node", a) for a in args))
+    return SimpleNamespace(node=node, inputs=inputs)
+
+
+@pytest.mark.parametrize("rule", [operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv])
+def test_a_number_with_an_unknown_part_is_unknown(rule: Any) -> None:
+    known, unknown = traced(operator.add, 4, 8), traced(len, 3)
+    assert arithmetic.number(traced(rule, known, 4)) == rule(12, 4)
+    assert arithmetic.number(traced(rule, known, unknown)) is None
+    assert arithmetic.number(traced(rule, unknown, known)) is None
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_transposed_kernel_of_one_tap_fits_any_dilation(turned: bool) -> None:
+    wide = nn.ConvTranspose2d(4, 4, 3, 2, padding=2, output_padding=1, dilation=2)
+    point = nn.ConvTranspose2d(4, 4, 1, 2, output_padding=1, dilation=3)
+    converted, _ = convert(branches(*([point, wide] if turned else [wide, point])))
+    assert counts(converted) == (1, 0)
+    assert converted.reparam.dilation == (2, 2)
+    both = branches(wide, nn.ConvTranspose2d(4, 4, 3, 2, padding=3, output_padding=1, dilation=3))
+    assert codes(convert(both, policy="always")[1]) == {"RK314"}

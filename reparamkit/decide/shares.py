@@ -51,7 +51,7 @@ class Spread:
     def share(self, value: Value, source: Value, share: Share, term: Term, index: int) -> Value:
         """A share of `value`, reading `source`, at `index` in the order of execution."""
         made = Value(value.path, value.node, index, [source], value.module_path, value.module, rank=value.rank)
-        made.tail, made.share = value.tail, share
+        made.tail, made.share, made.under = value.tail, share, value.under
         link(made, source, term.by(frozenset([RULE])))
         self.shares.append(made)
         return made
@@ -156,7 +156,9 @@ def _before(spread: Spread, norm: Value, reader: Value) -> bool:
     part, term = reader.inputs[0], norm.term
     assert term is not None
     assert isinstance(term.op, Scale)
-    if not _may_take(part, reader) or term.op.channels is None or term.op.nd is None or norm.rank is None:
+    if not _may_take(part, reader) or term.op.channels is None or term.op.nd is None:
+        return False
+    if norm.rank is None or part.rank != norm.rank:
         return False
     about = Share(spread.norm, norm, norm.rank - 1 - term.op.nd, 0, term.op.channels, term.op.channels)
     share = spread.share(norm, part, about, term, reader.index)

@@ -64,7 +64,7 @@ def with_spread_norms(flow: Flow, chosen: Choice, choose: Callable[[], Choice], 
         refused = {s.norm: refusal for s in spreads if (refusal := _refused(s, better, policy))}
         if not refused:
             refusals = better.refusals | failed | _explained(norms, better, failed)
-            opens = better.opens or any(_is_source(norm, better) for norm in norms)
+            opens = better.opens or any(_gets_a_layer(norm, better) for norm in norms)
             return replace(better, refusals=refusals, opens=opens)
         failed |= refused
         for made in reversed(spreads):
@@ -86,12 +86,15 @@ def _refused(spread: Spread, chosen: Choice, policy: Policy) -> Refusal | None:
     return Refusal("RK321", f"not all of the values beside it can take it: not {beside.where}", where)
 
 
-def _is_source(norm: Value, chosen: Choice) -> bool:
-    """Whether the norm stays, and what reads it becomes a layer, which can take a share: a sum, or two norms."""
+def _gets_a_layer(norm: Value, chosen: Choice) -> bool:
+    """Whether the norm stays, and a sum or two norms beside it become a layer, which can take a share."""
     if norm.gone or norm in chosen.done:
         return False
-    behind = [edit for edit in chosen.edits if edit.candidate.source is norm]
-    return any(isinstance(edit, Rewrite) or _were_norms(edit.candidate) for edit in behind)
+    front = () if norm.source is None else norm.source.parts
+    anew = [edit.candidate for edit in chosen.edits if isinstance(edit, Rewrite)]
+    if any(region.source is norm or region.target in front for region in anew):
+        return True
+    return any(region.source is norm and _were_norms(region) for region in chosen.regions)
 
 
 def _were_norms(region: Candidate) -> bool:

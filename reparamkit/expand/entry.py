@@ -120,7 +120,8 @@ def expand(
     job = _Job(loaded, registry, sections, init, online)
     with torch.inference_mode(False):
         found = survey(model, registry)
-        blocks, report = _blocks(model, found, job)
+        with torch.device("cpu"):  # whatever the default device is, which only the model's own forward may need
+            blocks, report = _blocks(model, found, job)
         steps = Steps(modules=dict(blocks), also={path: found.other_names(path) for path in blocks})
         target = _expanded(model, blocks, steps, inplace, example_inputs)
         return (target, report) if return_report else target

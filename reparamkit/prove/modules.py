@@ -42,7 +42,8 @@ def _run_norm(module: Any, x: Tensor) -> Tensor:
 
 
 def _run_instance_norm(module: Any, x: Tensor) -> Tensor:
-    mean, var = _wide(module.running_mean, module.running_var)
+    # torch writes the statistics back, in evaluation too.
+    mean, var = (None if t is None else t.clone() for t in _wide(module.running_mean, module.running_var))
     return F.instance_norm(x, mean, var, *_wide(module.weight, module.bias), mean is None, eps=module.eps)
 
 

@@ -18,7 +18,8 @@ from torch.fx.proxy import Proxy
 _METHODS = (
     "expand new_empty new_ones new_zeros permute repeat reshape tile view".split()  # what takes sizes one by one
 )
-CREATORS = frozenset({torch.empty, torch.ones, torch.zeros})
+CREATORS = frozenset({torch.empty, torch.eye, torch.full, torch.ones, torch.zeros})
+_ONE_SHAPE = CREATORS - {torch.eye, torch.full}  # their sizes may be given one by one, and are one shape
 
 
 def unknown(sizes: Any) -> Proxy | None:
@@ -67,13 +68,16 @@ def sized(tensor: Tensor) -> Tensor:
 
 
 def created(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``torch.zeros(n, c)`` as ``torch.zeros((n, c))``: recorded here, as torch 2.6 takes no traced size in a tuple."""
+    """``torch.zeros(n, c)`` as ``torch.zeros((n, c))``, recorded here: torch 2.6 takes no traced size in a tuple.
 
-    def run(*sizes: Any, **options: Any) -> Any:
-        held = unknown(sizes)
+    Nor does it take the dtype of what is traced.
+    """
+
+    def run(*given: Any, **options: Any) -> Any:
+        held = unknown((*given, *options.values()))
         if held is None:
-            return function(*sizes, **options)
-        whole = sizes if len(sizes) > 1 else sizes[0]
-        return held.tracer.create_proxy("call_function", function, (whole,), options)
+            return function(*given, **options)
+        whole = (given,) if function in _ONE_SHAPE and len(given) > 1 else given
+        return held.tracer.create_proxy("call_function", function, whole, options)
 
     return run

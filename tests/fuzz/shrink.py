@@ -27,6 +27,8 @@ def finding(program: Program, kind: str = "") -> Finding | None:
         return None
     except Finding as error:
         return error if kind in ("", error.kind) else None
+    except Exception:  # a smaller program may fail in another way, in the comparison itself
+        return None
     return None
 
 

@@ -144,3 +144,14 @@ def test_a_sum_of_slices_of_one_layer_does_not_part_that_layer_from_what_is_in_f
     assert counts(converted) == (1, 0)
     assert [merged.params_after for merged in report.merged] == [78]
     assert not reparamkit.plan(converted).edits
+
+
+def test_a_norm_behind_a_sum_of_which_a_part_becomes_a_layer() -> None:
+    def run(m: Any, x: Tensor) -> Any:
+        return m.norm((m.wide(x) + m.narrow(x)) + m.mirrored(x)).relu()
+
+    layers = {"wide": nn.Conv2d(4, 4, 3, padding=1), "narrow": nn.Conv2d(4, 4, 1), "norm": nn.BatchNorm2d(4)}
+    mirrored = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+    converted, report = settled(Fn(run, mirrored=mirrored, **layers))
+    assert counts(converted) == (2, 0)
+    assert "RK312" in codes(report)

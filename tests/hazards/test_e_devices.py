@@ -113,6 +113,17 @@ def test_e12_the_default_device_does_not_matter() -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), under.parameters(), strict=True))
 
 
+def test_e12_nor_does_it_for_what_a_layer_is_expanded_into() -> None:
+    model = randomize(seq(Block(), same()))
+    with torch.random.fork_rng(), torch.device("meta"):
+        expanded = reparamkit.expand(model, "repvgg")
+    assert len(list(expanded.parameters())) > len(list(model.parameters()))
+    assert {t.device.type for t in (*expanded.parameters(), *expanded.buffers())} == {"cpu"}
+    x = inputs(IMAGES[0], dtype=torch.float32)
+    with torch.no_grad():
+        assert gap(model(x), expanded.eval()(x)) < 1e-5
+
+
 @hazard(
     "E18",
     "quantization after merging loses accuracy",
