@@ -330,12 +330,13 @@ WEIGHTED: dict[str, Any] = {
     "for each channel": lambda m, a, b: m.wide * a - b * m.alpha,
     "several products": lambda m, a, b: (a * m.alpha) * m.wide + 2 * b,
     "torch.add": lambda m, a, b: torch.add(a * 3, b, alpha=0.5),
+    # Each layer takes its 0 first, then the norm, which is a shift by now.
+    "no factor but 0": lambda m, a, b: (m.wide - m.wide) * a + (m.alpha - m.alpha) * b,
 }
 NOT_WEIGHTED: dict[str, Any] = {
     "a product that is read twice": lambda m, a, b: _read_twice(0.5 * a, b),
     "a factor of the input": lambda m, a, b: a * b.mean() + b,
     "an activation between": lambda m, a, b: 0.5 * a.relu() + b,
-    "no factor but 0": lambda m, a, b: (m.wide - m.wide) * a + (m.alpha - m.alpha) * b,
 }
 
 
