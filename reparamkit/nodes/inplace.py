@@ -36,7 +36,6 @@ def may_mutate(module: nn.Module) -> bool:
     return any(bool(getattr(m, "inplace", False)) or _code_mutates(type(m)) for m in module.modules())
 
 
-@remembered
 def _code_mutates(cls: type) -> bool:
     if cls.__module__.startswith("torch.nn."):
         return False
@@ -45,6 +44,7 @@ def _code_mutates(cls: type) -> bool:
     return any(_inplace_code(f.__code__) for f in functions if hasattr(f, "__code__"))
 
 
+@remembered  # not of the class: its functions can be exchanged
 def _inplace_code(code: types.CodeType) -> bool:
     for step in dis.get_instructions(code):
         if step.opname == "STORE_SUBSCR" or (step.opname == "BINARY_OP" and step.argrepr.endswith("=")):
