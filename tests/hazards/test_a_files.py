@@ -43,3 +43,15 @@ def test_a14_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         reparamkit.save(second, file, force=True)
     assert file.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
+
+
+def test_a14_a_file_is_exchanged_never_written_to(tmp_path: Path) -> None:
+    """Who has the old file open, or another name for it, goes on having it: at no moment is it half of each."""
+    file, other = tmp_path / "deploy.safetensors", tmp_path / "other"
+    first, second = (reparamkit.apply(randomize(seq(Block()), seed)) for seed in (1, 2))
+    reparamkit.save(first, file)
+    before = file.read_bytes()
+    os.link(file, other)
+    reparamkit.save(second, file, force=True)
+    assert other.read_bytes() == before
+    assert file.read_bytes() != before
