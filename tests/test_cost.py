@@ -128,3 +128,47 @@ def test_a_chain_of_a_hundred_blocks_is_exact() -> None:
             norm.weight.copy_(norm.running_var.sqrt())
     model = model.double()
     assert_same(model, reparamkit.apply(model), (1, 4, 3, 3))
+
+
+class NormAndDrop(nn.Module):
+    """As timm's `BatchNormAct2d`: a norm, and a dropout that does nothing behind it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm2d(channels), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.norm(x))
+
+
+class Branches(nn.Module):
+    """A block whose forward is written anew."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dense, self.dense_norm = nn.Conv2d(channels, channels, 3, padding=1), NormAndDrop(channels)
+        self.norm = NormAndDrop(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.dense_norm(self.dense(x)) + self.norm(x))
+
+
+class Chunks(nn.Module):
+    """As ultralytics' `C2f`: a forward that goes several ways, around layers that are exchanged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+        self.layers = nn.ModuleList(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.ReLU()) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = list(self.first(x).chunk(2, 1))
+        found.extend(layer(found[-1]) for layer in self.layers)
+        return torch.cat(found, 1)
+
+
+def test_a_model_that_leaves_nothing_open_is_planned_once() -> None:
+    for model, merges in ((Branches(4), 1), (Chunks(), 3)):
+        plan = reparamkit.plan(randomize(model).eval())
+        assert len(plan.edits) == merges
+        assert not plan.opens

@@ -74,14 +74,16 @@ def opens_more(edits: Sequence[Edit], flow: Flow, homeless: Iterable[Candidate])
     if any(part < set(whole.values) for whole in homeless for part in parts):
         return True
     anew = [edit.candidate for edit in edits if isinstance(edit, Rewrite)]
-    if any(_is_handed_on(value) for region in anew for value in region.values if value is not region.target):
+    if any(_is_handed_on(value, flow) for region in anew for value in region.values if value is not region.target):
         return True
     return any(_is_unread(reader) for source in {region.source for region in anew} for reader in source.readers)
 
 
-def _is_handed_on(value: Value) -> bool:
-    """Whether a child is called with the value, and nothing in it reads it."""
-    called = [joined(value.path, str(user.target)) for user in value.node.users if user.op == "call_module"]
+def _is_handed_on(value: Value, flow: Flow) -> bool:
+    """Whether a child is called with the value, and nothing in it reads it; unless it returns the value itself."""
+    results = flow.frames[value.path].values
+    calls = [user for user in value.node.users if user.op == "call_module" and results.get(user) is not value]
+    called = [joined(value.path, str(call.target)) for call in calls]
     return any(not any(within(user.module_path or user.path, [path]) for user in value.users) for path in called)
 
 
