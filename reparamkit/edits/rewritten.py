@@ -42,7 +42,7 @@ _CONVERTERS = (
 _DEPLOY_FORWARDS = ("forward_fuse", "fuseforward", "forward_deploy")
 Imports = tuple[tuple[str, tuple[str, str]], ...]
 _count = itertools.count(1)
-# A class is there as long as modules of it are, or a file that is being written.
+# A class is there as long as modules of it are.
 _classes: WeakValueDictionary[tuple[type[nn.Module], str, Imports], type[nn.Module]] = WeakValueDictionary()
 
 
