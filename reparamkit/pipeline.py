@@ -40,7 +40,7 @@ from reparamkit.survey import survey
 from reparamkit.survey.observe import observe_ranks
 from reparamkit.transform import transform
 from reparamkit.verify import Truth
-from reparamkit.warn import parameters_under, warn_of_global_hooks, warn_of_optimizers
+from reparamkit.warn import parameters_under, unwrapped, warn_of_global_hooks, warn_of_optimizers
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe | None
 P = ParamSpec("P")
@@ -87,6 +87,7 @@ def plan(
         RecipeError: the recipe is wrong or matches nothing.
         PluginError: a rule or policy does not exist, or plugins contradict each other.
     """
+    model = unwrapped(model)
     checked_model(model)
     warn_of_global_hooks()
     registry = build_or_default(plugins)

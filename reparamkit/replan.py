@@ -17,6 +17,7 @@ from reparamkit.plan import Plan
 from reparamkit.planned import Planned
 from reparamkit.planning import make_plan
 from reparamkit.survey import Survey, survey
+from reparamkit.warn import unwrapped
 
 if TYPE_CHECKING:
     from reparamkit.decide.policy import Policy
@@ -33,6 +34,7 @@ def replanned(made: Plan, other: nn.Module) -> Plan:
     Raises:
         ModelError: RK112 with the first place where the two differ; and what `checked_model` raises.
     """
+    other = unwrapped(other)
     checked_model(other)
     with torch.inference_mode(False), torch.no_grad():
         return _replanned(made, other)

@@ -40,6 +40,16 @@ def warn_of_optimizers(before: Iterable[Tensor], model: nn.Module) -> None:
                 _warn("RK113", f"{stale} parameters of a {type(held).__name__}; build it after the conversion")
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """What `DistributedDataParallel` was built around, with a warning (RK605); any other model as it is."""
+    inner = getattr(model, "module", None)
+    kinds = (kind.__name__ for kind in type(model).__mro__)
+    if "DistributedDataParallel" not in kinds or not isinstance(inner, nn.Module):
+        return model
+    _warn("RK605", "model.module of a DistributedDataParallel is converted, and returned; to train it, wrap it anew")
+    return inner
+
+
 def _any_built(kind: type[torch.optim.Optimizer]) -> bool:
     """Whether an optimizer of this kind was ever made: its constructor marks the class. A search takes long."""
     return hasattr(kind.step, "hooked") or any(map(_any_built, kind.__subclasses__()))

@@ -135,8 +135,11 @@ def one_process() -> Iterator[None]:
 class TestDistributed:
     def test_wrapped_for_training(self) -> None:
         wrapped = nn.parallel.DistributedDataParallel(net())
-        with pytest.raises(ModelError, match=r"RK605.*DistributedDataParallel; pass model\.module"):
-            reparamkit.apply(wrapped)
+        with pytest.warns(UserWarning, match=r"RK605.*model\.module of a DistributedDataParallel"):
+            converted = reparamkit.apply(wrapped)
+        assert counts(converted) == (8, 0)
+        with pytest.warns(UserWarning, match="RK605"):
+            assert counts(reparamkit.plan(wrapped.module).apply_to(wrapped)) == (8, 0)
         assert_converts(wrapped.module, inputs(SHAPE), (8, 0))
         inside = nn.Sequential(wrapped, nn.Identity()).eval()
         with pytest.raises(ModelError, match=r"RK605.*0 is a DistributedDataParallel"):

@@ -11,9 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import reparamkit
+from reparamkit import apply  # not watched: the warning names the caller
 from tests.hazards.models import Block, bn, same, seq
 from tests.hazards.row import hazard
-from tests.hazards.told import CALL, raises
+from tests.hazards.told import CALL, raises, warns
 from tests.helpers import (
     IMAGES,
     Fn,
@@ -61,7 +62,7 @@ def test_f02_questions_about_scripting_and_tracing() -> None:
 @hazard(
     "F3",
     "DataParallel, DistributedDataParallel",
-    "converted inside; for the latter an error says what to pass",
+    "converted inside; of the latter what is in it, with a warning, and an error where it is a part of the model",
     "RK605",
 )
 def test_f03_data_parallel() -> None:
@@ -81,10 +82,20 @@ def test_f03_a_model_that_torch_itself_wrapped(tmp_path: Path) -> None:
     store = dist.FileStore(str(tmp_path / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        model = nn.parallel.DistributedDataParallel(Block()).eval()
-        with raises("RK605", "(root)"):
-            reparamkit.apply(model)
-        assert counts(convert(model.module)[0]) == (1, 0)
+        model = nn.parallel.DistributedDataParallel(randomize(Block())).eval()
+        with unchanged(model), warns("RK605", __file__, "model.module"):
+            converted = apply(model)
+        assert isinstance(converted, Block)
+        assert counts(converted) == (1, 0)
+        x = inputs(IMAGES[0], dtype=torch.float32)
+        with torch.no_grad():
+            assert gap(model(x), converted(x)) < 1e-5
+        with unchanged(model), raises("RK605", "0"):
+            reparamkit.apply(nn.Sequential(model).eval())
+        with warns("RK605", __file__, "model.module"):
+            assert apply(model, inplace=True) is model.module
+        with torch.no_grad():
+            assert gap(model(x), converted(x)) == 0
     finally:
         dist.destroy_process_group()
 
