@@ -415,3 +415,45 @@ def test_a_forward_may_call_bool_by_its_name(wanted: Any) -> None:
     deploy, report = convert(model)
     assert counts(deploy) == (1, 0), report
     assert report.untraceable == ()
+
+
+class MaybeMasked(nn.Module):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x if mask is None else x * mask
+
+
+class ScaledLayer(nn.Module):
+    """As a layer of transformers: what else it is given goes to a child."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masked, self.point = MaybeMasked(), nn.Linear(4, 4)
+        self.gamma = nn.Parameter(torch.rand(4) + 0.5)
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        found: Tensor = self.point(self.masked(x, **kwargs).tanh()) * self.gamma
+        return found
+
+
+class Stage(nn.Module):
+    """Hands what else it is given to its layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = ScaledLayer()
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        found: Tensor = self.layer(x, **kwargs)
+        return found
+
+
+def test_a_layer_that_is_given_what_its_caller_is_given_goes_on_taking_it() -> None:
+    x, mask = torch.randn(2, 3, 4), torch.tensor([0.0, 1.0, 2.0, -1.0])
+    model = Stage().eval()
+    deploy = reparamkit.apply(model)
+    for given in ({}, {"mask": mask}):
+        assert torch.equal(deploy(x, **given), model(x, **given))
+    assert [r.reason for r in reparamkit.plan(model).refusals if r.code == "RK604"]
+    # The twin: every call of the layer is seen, and none gives it more.
+    deploy, report = convert(Fn(lambda m, x: m.layer(x), layer=ScaledLayer()), (2, 3, 4))
+    assert [merged.rules for merged in report.merged] == [("core/linear", "core/scale")]

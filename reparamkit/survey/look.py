@@ -84,7 +84,7 @@ def _see_all_ways(found: Survey, past: set[nn.Module], wide: Callable[[nn.Module
         if traced is None or isinstance(traced, Refusal) or id(module) in done:
             continue
         done.add(id(module))
-        known = found.names[id(module)] == 1 and module not in past and _owner_traced(found, path)
+        known = found.names[id(module)] == 1 and module not in past and _owner_known(found, path)
         made = with_all_ways(module, traced, calls.get(id(module)) if known else None, lambda m=module: wide(m))
         found.traced[id(module)] = made
         prefix = f"{path}." if path else ""
@@ -93,13 +93,13 @@ def _see_all_ways(found: Survey, past: set[nn.Module], wide: Callable[[nn.Module
                 calls.setdefault(id(found.modules[prefix + name]), []).append(node)
 
 
-def _owner_traced(found: Survey, path: str) -> bool:
-    """Whether the nearest module around that has a forward could be traced."""
+def _owner_known(found: Survey, path: str) -> bool:
+    """Whether every way through the nearest module around that has a forward was seen, and with it every call."""
     while path:
         path = path.rpartition(".")[0]
         traced = found.traced.get(id(found.modules[path]))
         if traced is not None:
-            return not isinstance(traced, Refusal)
+            return isinstance(traced, Traced) or (isinstance(traced, Forked) and traced.unknown is None)
     return False
 
 
