@@ -139,7 +139,7 @@ def time_row(name: str, found: dict[str, Any]) -> str:
 
 
 def memory_row(name: str, found: dict[str, Any]) -> str:
-    tensors = [" , ".join(f"{n / 2**20:.0f}" for n in found["tensors"][side]).replace(" ,", ",") for side in SIDES]
+    tensors = [", ".join(f"{n / 2**20:.0f}" for n in found["tensors"][side]) for side in SIDES]
     resident = ["-" if not found["resident"] else _spread(found["resident"][side]) for side in SIDES]
     return "| " + " | ".join([name, f"{found['weights'] / 2**20:.0f}", *tensors, *resident]) + " |"
 

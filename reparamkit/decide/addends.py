@@ -12,7 +12,7 @@ from reparamkit.rules.sizes import channels_of
 from reparamkit.term import Term
 
 if TYPE_CHECKING:
-    from reparamkit.decide.shares import Spread
+    from reparamkit.decide.spreading import Spread
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from reparamkit.decide.candidate import Candidate, together, too_dear
 from reparamkit.decide.cost import Cost, cost_of
 from reparamkit.decide.prices import is_free, price
 from reparamkit.decide.products import put_products
-from reparamkit.decide.shares import Spread
+from reparamkit.decide.spreading import Spread
 from reparamkit.edits.ends import unit
 from reparamkit.edits.ways import seen_one_way
 from reparamkit.errors import Refusal

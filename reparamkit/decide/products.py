@@ -13,7 +13,7 @@ from reparamkit.lift.link import link
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from reparamkit.decide.shares import Spread
+    from reparamkit.decide.spreading import Spread
     from reparamkit.term import Term
 
 

@@ -5,17 +5,17 @@ The shares are values like any other, so regions, costs and proofs need nothing 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from reparamkit.decide.addends import over_addends
+from reparamkit.decide.spreading import Spread
 from reparamkit.decide.stacked import behind_stack
 from reparamkit.flow import Share, Value
-from reparamkit.lift.link import link
 from reparamkit.operators import Layout, Scale
 from reparamkit.rules import averaging
 from reparamkit.rules.sizes import channels_of
-from reparamkit.rules.spread import RULE, may_spread
+from reparamkit.rules.spread import may_spread
 from reparamkit.term import Term
 
 if TYPE_CHECKING:
@@ -25,63 +25,6 @@ if TYPE_CHECKING:
     from reparamkit.operators import Operator
 
 _FAR, _MANY = 12, 16  # how far behind a norm, and how many, the layers may be
-
-
-@dataclass(eq=False)
-class Spread:
-    """A norm that was given to its neighbours.
-
-    Attributes:
-        norm: the value it was.
-        done: values that are in a region without it.
-        shares: what its neighbours got.
-    """
-
-    norm: Value
-    done: Container[Value] = ()
-    shares: list[Value] = field(default_factory=list)
-    _before: list[tuple[Value, str, Any]] = field(default_factory=list)
-
-    def change(self, value: Value, **attributes: Any) -> None:
-        """Change a value of the flow, so that it can be changed back."""
-        for name, new in attributes.items():
-            self._before.append((value, name, getattr(value, name)))
-            setattr(value, name, new)
-
-    def share(self, value: Value, source: Value, share: Share, term: Term, index: int) -> Value:
-        """A share of `value`, reading `source`, at `index` in the order of execution."""
-        made = Value(value.path, value.node, index, [source], value.module_path, value.module, rank=value.rank)
-        made.tail, made.share, made.under = value.tail, share, value.under
-        link(made, source, term.by(frozenset([RULE])))
-        self.shares.append(made)
-        return made
-
-    def apart(self, total: Value) -> bool:
-        """Whether a sum, or a concatenation, is made of values that stay apart."""
-        return total.term is None or total not in self.done
-
-    def read_instead(self, reader: Value, value: Value, other: Value) -> None:
-        """Let `reader` read `other` where it reads `value`."""
-
-        def read(one: Value) -> Value:
-            return other if one is value else one
-
-        if reader.source is value:
-            self.change(reader, source=other)
-        self.change(reader, inputs=[read(one) for one in reader.inputs])
-        if value in reader.parts:
-            terms = tuple((factor, read(one)) for factor, one in reader.terms)
-            self.change(reader, terms=terms, stacks=tuple(map(read, reader.stacks)))
-
-    def missing(self, done: Container[Value]) -> Value | None:
-        """A share that is in no region."""
-        return next((s for s in self.shares if not (s.gone or s.stays or s in done)), None)
-
-    def undo(self, flow: Flow) -> None:
-        """Change the flow back."""
-        for value, name, old in reversed(self._before):
-            setattr(value, name, old)
-        flow.shares = [share for share in flow.shares if share not in set(self.shares)]
 
 
 def shared_out(norm: Value, flow: Flow, done: Container[Value]) -> Spread | None:
@@ -103,7 +46,7 @@ def _over_parts(spread: Spread, norm: Value) -> bool:
         return made is not None and _further(spread, made)
     if not cat.stacks:
         return reader is not norm and _before(spread, norm, reader)
-    if not _only(cat.readers, reader) or cat.escapes or len(set(cat.stacks)) < len(cat.stacks):
+    if cat.readers != [reader] or cat.escapes or len(set(cat.stacks)) < len(cat.stacks):
         return False
     sizes = _sizes(cat, norm)
     if sizes is None or not all(_may_take(part, cat) for part in cat.stacks):
@@ -134,7 +77,7 @@ def _in_front_of_averages(norm: Value) -> tuple[Value, Value]:
     while True:
         read = reader.inputs[0]
         kept = read.term is not None and _crosses(read.term, norm.term.op.nd) and read.rank == norm.rank
-        if not kept or read.escapes or not _only(read.readers, reader):
+        if not kept or read.escapes or read.readers != [reader]:
             return reader, read
         reader = read
 
@@ -171,7 +114,7 @@ def _before(spread: Spread, norm: Value, reader: Value) -> bool:
 
 def _may_take(part: Value, cat: Value) -> bool:
     """Whether a part of `cat` ends with something a scale can go into, and nobody else reads it."""
-    return _only(part.readers, cat) and not part.escapes and (part.term is not None or bool(part.parts))
+    return part.readers == [cat] and not part.escapes and (part.term is not None or bool(part.parts))
 
 
 def _sizes(cat: Value, norm: Value) -> list[int] | None:
@@ -246,7 +189,3 @@ def _copied(spread: Spread, chain: Sequence[Value], source: Value, among: int) -
         source.users = [*source.users, share]
         source = share
     return source
-
-
-def _only(readers: Sequence[Value], reader: Value) -> bool:
-    return len(readers) == 1 and readers[0] is reader

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reparamkit.decide.candidate import together, too_dear
-from reparamkit.decide.shares import Spread, shared_out
+from reparamkit.decide.shares import shared_out
+from reparamkit.decide.spreading import Spread
 from reparamkit.edits.edit import Rewrite
 from reparamkit.errors import Refusal
 from reparamkit.operators import Scale

@@ -16,7 +16,7 @@ from reparamkit.term import Term
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from reparamkit.decide.shares import Spread
+    from reparamkit.decide.spreading import Spread
 
 
 def behind_stack(spread: Spread) -> bool:

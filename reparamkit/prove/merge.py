@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reparamkit.edits.ends import in_front
-from reparamkit.errors import Refusal, VerificationError
+from reparamkit.errors import Refusal
 from reparamkit.lower import lower, numbers
 from reparamkit.operators import Conv, ConvTranspose, Layout
 from reparamkit.operators.scale import Offset
@@ -26,6 +26,7 @@ from reparamkit.prove.modules import run_module
 from reparamkit.prove.offset import offset_error, offset_module
 from reparamkit.prove.reference import remember, run_value
 from reparamkit.prove.samples import Samples
+from reparamkit.prove.verdict import accepted
 
 if TYPE_CHECKING:
     from reparamkit.decide.candidate import Candidate
@@ -89,14 +90,7 @@ def prove(edit: Edit, flow: Flow, rules: RuleSet, rtol: float | None, samples: S
     _fill(module, *made, term.like.weight_grad, term.like.bias_grad)
     if rtol is None:
         return Proven(module, None)
-    error = max(proof.error(term.op) for proof in proofs)
-    if not error <= max(rtol, term.rounding):
-        rule_list = ", ".join(sorted(term.rules))
-        raise VerificationError(
-            "RK901",
-            f"{candidate.target.where}: relative error {error:.3g} in float64, allowed {rtol:g}; rules: {rule_list}",
-        )
-    return Proven(module, error)
+    return Proven(module, accepted(max(proof.error(term.op) for proof in proofs), candidate, rtol))
 
 
 def _offset(

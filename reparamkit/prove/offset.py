@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from reparamkit.errors import Refusal, VerificationError
+from reparamkit.errors import Refusal
 from reparamkit.lower import lower
 from reparamkit.prove.reference import run_steps, scaled
+from reparamkit.prove.verdict import accepted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,12 +52,7 @@ def offset_error(candidate: Candidate, op: Offset, flow: Flow, samples: Samples,
     assert op.shift is not None
     got = scaled(steps, flow, x + _along(op.shift, behind))
     largest = float(wanted.abs().max())
-    error = float((got - wanted).abs().max()) / (largest or 1.0)
-    if not error <= max(rtol, candidate.term.rounding):
-        rules = ", ".join(sorted(candidate.term.rules))
-        text = f"{candidate.target.where}: relative error {error:.3g} in float64, allowed {rtol:g}; rules: {rules}"
-        raise VerificationError("RK901", text)
-    return error
+    return accepted(float((got - wanted).abs().max()) / (largest or 1.0), candidate, rtol)
 
 
 def _along(shift: Tensor, behind: int) -> Tensor:
